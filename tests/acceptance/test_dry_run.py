@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.acceptance.service import (
@@ -120,3 +122,34 @@ def test_a_query_cant_write(service: Service) -> None:
         assert "read-only" in message(done)
 
     assert service.sql("SELECT is_called FROM counter") == [{"is_called": False}]
+
+
+def test_a_preview_shows_the_first_rows_after_the_steps(service: Service) -> None:
+    """As lines of NDJSON they are the run's own, and a dry run shows them in a table. Nothing is written."""
+    query = "SELECT id, amount, status FROM records WHERE agency_id = $1 ORDER BY id"
+    job = one_dataset(query, steps=[{"filter": "status != 'deleted'"}, {"rename": {"status": "state"}}], format="csv")
+    service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(job))
+    before = service.everything()
+    asked = ("agency_data_job", "--agency-id", SMALL)
+
+    shown = service.cli("preview", *asked, "--rows", 3, "-o", "json")
+    dry = service.cli("run", *asked, "--dry-run", "--show", 3)
+
+    assert (shown.returncode, dry.returncode) == (0, 0), shown.stderr + dry.stderr
+    assert "records: the first 3 rows" in shown.stderr
+    assert service.everything() == before
+    assert service.run(SMALL, "--format", "ndjson").returncode == 0
+    [part] = [each.body for key, each in service.objects().items() if "/part-" in key]
+    assert shown.stdout.splitlines() == part.decode().splitlines()[:3]
+    titles, *rows = dry.stdout.split("\n\n")[1].splitlines()
+    assert titles.split() == ["id", "amount", "state"]
+    assert [row.split()[0] for row in rows] == [str(json.loads(line)["id"]) for line in shown.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("options", [("--show", 3), ("--dry-run", "--show", 3, "--json")])
+def test_rows_are_shown_by_dry_runs_in_tables_only(service: Service, options: tuple[object, ...]) -> None:
+    """Else the output would be no completion, or the run no preview."""
+    done = service.cli("run", "agency_data_job", "--agency-id", SMALL, *options)
+
+    assert done.returncode == 64
+    assert "`pipeline-processing preview`" in done.stderr

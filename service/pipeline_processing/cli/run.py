@@ -50,6 +50,10 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and transform, but write nothing: no object, no history, no event.")
     ] = False,
+    show: Annotated[
+        int | None,
+        typer.Option("--show", min=1, max=1000, metavar="N", help="With --dry-run: then show the first N rows."),
+    ] = None,
     config: ConfigOption = None,
     dataset: DatasetOption = None,
     format_: FormatOption = None,
@@ -66,8 +70,14 @@ def run(
     With the id of a finished run, only prints its result again. As json, prints the completion event's value.
     """
     from pipeline_processing.agency_data_job.checking import require_sound
+    from pipeline_processing.cli.preview import show_previews
     from pipeline_processing.terminal.event_loop import run_async
 
+    form = output_of(output, as_json=as_json)
+    if show is not None and (not dry_run or form is Output.JSON):
+        raise typer.BadParameter(
+            "needs --dry-run, and prints no JSON: `pipeline-processing preview` does", param_hint="--show"
+        )
     fields = {
         "job": job,
         "run_id": run_id,
@@ -98,7 +108,11 @@ def run(
         if not dry_run:
             typer.echo(_interrupted(settings, run_id, named=request.run_id is not None), err=True)
         raise
-    return _print_completion(completion, output=output_of(output, as_json=as_json))
+    code = _print_completion(completion, output=form)
+    if show is not None and code == SUCCESS:
+        typer.echo()
+        run_async(show_previews(settings, job_config, request, rows=show, output=form))
+    return code
 
 
 async def _completed(

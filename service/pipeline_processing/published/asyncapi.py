@@ -59,8 +59,8 @@ _AGENCY_KEY = {
     "kafka": {
         "key": {
             "type": "string",
-            "pattern": "^[1-9][0-9]*$",
-            "description": "The agency id in decimal digits.",
+            "minLength": 1,
+            "description": "The agency's id in decimal digits, or its UUID or text.",
         },
         "bindingVersion": "0.5.0",
     }

@@ -22,29 +22,29 @@ def client_schemas(schemas: Mapping[str, Schema]) -> dict[str, Schema]:
 
     A class that is only used where null is allowed allows null itself, so that fields have that class as their type.
     """
-    nullable = {reference for reference, or_null in _references(schemas) if or_null}
-    nullable -= {reference for reference, or_null in _references(schemas) if not or_null}
-    names = {name: schema for name, schema in schemas.items() if _reference(name) in nullable}
-    reshaped = {name: _reshaped(schema, name, names) for name, schema in schemas.items()}
-    for name in names:
+    uses = set(_uses(schemas))
+    nullable = {name: schema for name, schema in schemas.items() if (name, True) in uses and (name, False) not in uses}
+    reshaped = {name: _reshaped(schema, name, nullable) for name, schema in schemas.items()}
+    for name in nullable:
         reshaped[name]["type"] = [reshaped[name]["type"], "null"]
-    return {name: schema for name, schema in reshaped.items() if not (name in names and "enum" in schema)}
+    return {name: schema for name, schema in reshaped.items() if not (name in nullable and "enum" in schema)}
 
 
-def _reference(name: str) -> str:
-    return f"#/components/schemas/{name}"
+def _referred(schema: Schema) -> str:
+    name: str = schema["$ref"].rpartition("/")[2]
+    return name
 
 
-def _references(node: Any, *, or_null: bool = False) -> Iterator[tuple[str, bool]]:
-    """Yield each reference, and whether null is allowed there, too."""
+def _uses(node: Any, *, or_null: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the class of each reference, and whether null is allowed there, too."""
     if isinstance(node, dict):
         if "$ref" in node:
-            yield node["$ref"], or_null
+            yield _referred(node), or_null
         for key, value in node.items():
-            yield from _references(value, or_null=key == "anyOf" and _NULL in value and len(value) == 2)
+            yield from _uses(value, or_null=key == "anyOf" and _NULL in value and len(value) == 2)
     elif isinstance(node, list):
         for value in node:
-            yield from _references(value, or_null=or_null)
+            yield from _uses(value, or_null=or_null)
 
 
 def _reshaped(node: Any, title: str, nullable: Mapping[str, Schema]) -> Any:
@@ -78,7 +78,7 @@ def _or_null(schema: Schema, nullable: Mapping[str, Schema]) -> Schema:
     other = next(each for each in schema["anyOf"] if each != _NULL)
     rest = {key: value for key, value in schema.items() if key != "anyOf"}
     if "$ref" in other:
-        name = other["$ref"].rpartition("/")[2]
+        name = _referred(other)
         if name not in nullable:
             return schema
         values = nullable[name].get("enum")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from pipeline_processing.agency_data_job.checking import faults_without_servers
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -165,8 +166,11 @@ async def test_rows_go_to_the_folders_of_their_values():
     """Each artifact has rows of one value only; the manifest is where it always is."""
     service = partitioned()
     await service.accept()
-    attempted = await service.attempt()
+    with capture_logs() as logs:
+        attempted = await service.attempt()
 
+    warnings = [each for each in logs if each["log_level"] == "warning"]
+    assert [each["event"] for each in warnings] == ["rows aren't sorted by object_key: they become more artifacts"]
     assert attempted.run.state is RunState.SUCCEEDED
     seen = service.visible()
     assert seen.pop("run_id=r/_manifest.json")
@@ -188,8 +192,10 @@ async def test_limits_hold_for_each_folder():
     config = job("records", object_key=BY_NAME, format="csv", max_artifact_rows=3)
     service = Service(config=config, rows=rows)
     await service.accept()
-    await service.attempt()
+    with capture_logs() as logs:
+        await service.attempt()
 
+    assert not [each for each in logs if each["log_level"] == "warning"]
     bodies = [body for key, body in sorted(service.visible().items()) if "/records/" in key]
     assert bodies == [b"id,name\n0,a\n1,a\n2,a\n", b"id,name\n3,a\n", b"id,name\n4,b\n5,b\n"]
 
