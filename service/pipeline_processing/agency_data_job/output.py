@@ -16,11 +16,14 @@ from pipeline_processing.agency_data_job.rejections import Rejected
 from pipeline_processing.agency_data_job.sizing import parts
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.errors import ArtifactTooLarge, DataError
+from pipeline_processing.log import get_logger
 from pipeline_processing.model import Compression, FormatName
 from pipeline_processing.plan import Artifact
 from pipeline_processing.ports import Content, Destination, Format, Lines, Packer, Row, Rows, Upload
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
 from pipeline_processing.steps.step import Batch
+
+log = get_logger(__name__)
 
 MAX_ARTIFACTS = 10_000
 """Per dataset. The plan and the manifest list all artifacts, and are held in memory."""
@@ -90,6 +93,7 @@ class DatasetOutput:
         self._parts = Counter[str]()
         """The number of artifacts begun, by folder."""
         self._begun = 0
+        self._is_unsorted = False
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -191,6 +195,9 @@ class DatasetOutput:
         return most_mib is not None and part.size + part.packer.held + size > most_mib * _MIB
 
     async def _next_part(self, folder: str) -> None:
+        if self._part is not None and self._part.folder != folder and self._parts[folder] and not self._is_unsorted:
+            self._is_unsorted = True
+            log.warning("rows aren't sorted by object_key: they become more artifacts", dataset=self._dataset.name)
         await self._seal_part()
         dataset = self._dataset
         if self._begun == MAX_ARTIFACTS:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from msgspec import Raw
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from pipeline_processing.agency_data_job.checking import faults_without_servers
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -165,8 +168,11 @@ async def test_rows_go_to_the_folders_of_their_values():
     """Each artifact has rows of one value only; the manifest is where it always is."""
     service = partitioned()
     await service.accept()
-    attempted = await service.attempt()
+    with capture_logs() as logs:
+        attempted = await service.attempt()
 
+    warnings = [each for each in logs if each["log_level"] == "warning"]
+    assert [each["event"] for each in warnings] == ["rows aren't sorted by object_key: they become more artifacts"]
     assert attempted.run.state is RunState.SUCCEEDED
     seen = service.visible()
     assert seen.pop("run_id=r/_manifest.json")
@@ -188,8 +194,10 @@ async def test_limits_hold_for_each_folder():
     config = job("records", object_key=BY_NAME, format="csv", max_artifact_rows=3)
     service = Service(config=config, rows=rows)
     await service.accept()
-    await service.attempt()
+    with capture_logs() as logs:
+        await service.attempt()
 
+    assert not [each for each in logs if each["log_level"] == "warning"]
     bodies = [body for key, body in sorted(service.visible().items()) if "/records/" in key]
     assert bodies == [b"id,name\n0,a\n1,a\n2,a\n", b"id,name\n3,a\n", b"id,name\n4,b\n5,b\n"]
 
@@ -258,3 +266,21 @@ async def test_a_decided_run_keeps_its_keys():
     assert (await service.attempt(service.second)).run.state is RunState.SUCCEEDED
 
     assert f"{EPOCH.date()}/run_id=r/part-00000.ndjson" in service.visible()
+
+
+@in_virtual_time
+async def test_readers_take_partitions_from_folders(tmp_path: Path):
+    """DuckDB decodes the names, and tells null."""
+    rows = {"records": [[(1, "a/b"), (2, "ö"), (3, None)]]}
+    config = job("records", object_key=f"{RUN}/{{dataset}}/partition={{name}}", format="parquet")
+    service = Service(config=config, rows=rows)
+    await service.accept()
+    await service.attempt()
+
+    for key, body in service.visible().items():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(body)
+    files = f"read_parquet('{tmp_path}/**/*.parquet', hive_partitioning = true)"
+    with duckdb.connect() as database:
+        found = database.sql(f"SELECT id, name, partition, run_id FROM {files} ORDER BY id").fetchall()
+    assert found == [(1, "a/b", "a/b", "r"), (2, "ö", "ö", "r"), (3, None, None, "r")]

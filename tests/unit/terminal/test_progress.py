@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pty
+import re
 import sys
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -52,16 +55,24 @@ def drawn(show: Callable[[Shown], None], monkeypatch: pytest.MonkeyPatch, *, col
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("LINES", str(lines))
     monkeypatch.setenv("TERM", "xterm")
+    seen = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+            while data := os.read(ours, 4096):
+                seen.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
     with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setattr(logging.getLogger(), "handlers", [])  # another test's may write to a closed file
         with shown_progress() as shown:
             show(shown)
         monkeypatch.undo()
-        terminal.flush()
-        seen = os.read(ours, 65536).decode()
+    reader.join(timeout=10)
     os.close(ours)
-    return seen
+    return seen.decode()
 
 
 def test_a_terminal_shows_a_summary_a_row_per_run_and_each_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +90,9 @@ def test_a_terminal_shows_a_summary_a_row_per_run_and_each_end(monkeypatch: pyte
     assert "b: failed, [red]" in seen
     assert "1/2 runs have ended" in seen
     assert "No worker is listening" in seen
-    (row,) = [line for line in seen.splitlines() if "permits" in line]
-    assert row.split() == ["7", "permits", "2/3", "4,000", "3,900", "345.6", "kB", "800", "0", "s", "~12", "s"]
+    # The time goes on, and a slow machine draws more than once.
+    row = re.sub(r"\d+ s  +~", "~", [line for line in seen.splitlines() if "permits" in line][-1])
+    assert row.split() == ["7", "permits", "2/3", "4,000", "3,900", "345.6", "kB", "800", "~12", "s"]
     assert max(map(len, seen.splitlines())) <= 80 + len("\x1b[1m\x1b[0m") * 20
 
 
@@ -94,7 +106,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_a_low_one_fewer_runs(monkeypat
     seen = drawn(show, monkeypatch, columns=40, lines=8)
 
     rows = [line.split() for line in seen.splitlines() if "permits" in line]
-    assert rows == [["7", "permits", "2/3", "4,000", "-"]] * 3
+    assert rows[-3:] == [["7", "permits", "2/3", "4,000", "-"]] * 3
     assert "… and 3 runs more" in seen
 
 
