@@ -8,14 +8,12 @@ from pydantic import ValidationError
 
 from pipeline_processing.agency_data_job.checking import KEEP_COLUMNS, faults_of_meaning
 from pipeline_processing.agency_data_job.config import AgencyJobConfig, InvalidJobConfig
-from pipeline_processing.options.config_file import FOLDER, ConfigFile, Fault, UnusableFile
+from pipeline_processing.options.config_file import FOLDER, ConfigFile, Fault, Location, UnusableFile
 
 _ANY_SOURCE = {"postgres": {"query": "SELECT * FROM records WHERE agency_id = $1", "args": ["agency_id"]}}
 _ANY_STEP = {"filter": "true"}
 _INDEPENDENT = ("shared", "format", "expect", "object_key")
 """Keys of a dataset that can be checked without the others."""
-
-Location = tuple[str | int, ...]
 
 
 def load_job_config(path: Path) -> AgencyJobConfig:
@@ -53,9 +51,8 @@ def _further_faults(document: Mapping[str, Any], faulty: Sequence[Location], *, 
         config = AgencyJobConfig.model_validate(reduced, context={FOLDER: folder})
     except ValidationError:  # what is wrong isn't a single part
         return []
-    places: dict[str | int, int] = {
-        dataset.name: at for at, dataset in enumerate(config.datasets)
-    }  # some have a name that stands in
+    # By index, because some datasets have a name that stands in.
+    places: dict[str | int, int] = {dataset.name: at for at, dataset in enumerate(config.datasets)}
     return [
         Fault(("datasets", places[each.location[1]], *each.location[2:]), str(each.error), word=each.word)
         for each in faults_of_meaning(config, secrets=None, replaced=replaced)

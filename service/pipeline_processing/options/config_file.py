@@ -49,6 +49,13 @@ class ConfigFile:
     path: Path
     document: YamlDocument
 
+    def written(self, location: Location) -> Location:
+        """Return where it is written: a key that a dataset doesn't have may be one of `defaults`."""
+        if location[:1] != ("datasets",) or len(location) < 3 or len(self.document.known(location[:3])) == 3:
+            return location
+        shared: Location = ("defaults", *location[2:])
+        return shared if len(self.document.known(shared[:2])) == 2 else location
+
     @classmethod
     def read(cls, path: Path, *, what: str, remedy: str) -> "ConfigFile":
         """Read a YAML file, called `what` in messages. Raises UnusableFile, with `remedy` if it can't be read."""
@@ -62,15 +69,16 @@ class ConfigFile:
         except ValueError as error:
             raise UnusableFile(f"The {what} {path} isn't UTF-8: {error}") from None
 
-    def place(self, location: Sequence[str | int], *, word: str | None = None) -> str:
+    def place(self, location: Location, *, word: str | None = None) -> str:
         """Return `job.yaml:14:9 datasets[records].steps[2].mask`. See `YamlDocument.locate`."""
-        path, place = self.document.locate(location, word=word)
+        path, place = self.document.locate(self.written(location), word=word)
         return f"{self.path.name}:{place.line}:{place.column} {path}".rstrip()
 
     def lines(self, faults: Iterable[Fault]) -> list[str]:
         """Return an indented line for each fault, in the order of the file."""
         located = {
-            (self.document.locate(each.location, at_key=each.at_key, word=each.word), each.message) for each in faults
+            (self.document.locate(self.written(each.location), at_key=each.at_key, word=each.word), each.message)
+            for each in faults
         }
         lines = [
             f"  {self.path.name}:{place.line}:{place.column} {f'{path}: ' if path else ''}{message}"
@@ -83,7 +91,7 @@ class ConfigFile:
         self, error: ValidationError, model: type[BaseModel], *, told: Words = lambda fault: None
     ) -> list[Fault]:
         """Return what is wrong with the document by the model, in YAML's words, or in those of `told` if it has any."""
-        located = [_Located.of(each, self.document) for each in without_redundant(error.errors(include_url=False))]
+        located = [_Located.of(each, self) for each in without_redundant(error.errors(include_url=False))]
         return list(dict.fromkeys(_told(located, model, told)))
 
 
@@ -99,8 +107,9 @@ class _Located:
     """Pydantic's name of that alternative."""
 
     @classmethod
-    def of(cls, detail: ErrorDetails, document: YamlDocument) -> "_Located":
-        location = detail["loc"] + (detail["ctx"]["location"] if detail["type"] == _BELOW else ())
+    def of(cls, detail: ErrorDetails, file: ConfigFile) -> "_Located":
+        document = file.document
+        location = file.written(detail["loc"] + (detail["ctx"]["location"] if detail["type"] == _BELOW else ()))
         named = location[:-1] if detail["type"] == "missing" or location[-1:] == ("[key]",) else location
         depth = next((at for at in range(len(named)) if len(document.known(named[: at + 1])) <= at), None)
         if depth is None:

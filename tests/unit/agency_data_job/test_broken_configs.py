@@ -105,7 +105,7 @@ CONFIGS = {
                   - filter: ""
             """,
         [
-            "5:9 datasets[people].source.postgres: needs either `table` or `query`",
+            "5:9 datasets[people].source.postgres: needs one of `table`, `query` and `query_file`",
             "8:16 datasets[people].steps[0].select: is empty, but must be a list",
             "9:17 datasets[people].steps[1].filter: must not be empty",
         ],
@@ -263,7 +263,7 @@ CONFIGS = {
                 csv: {delimiter: "||", headers: no}
             """,
         [
-            "4:13 datasets[people].format: must be ndjson or csv",
+            "4:13 datasets[people].format: must be ndjson, csv or parquet",
             "5:22 datasets[people].csv.delimiter: must be one printable ASCII character, or a tab",
             "5:28 datasets[people].csv.headers: unknown key: did you mean header?",
         ],
@@ -280,7 +280,7 @@ CONFIGS = {
             """,
         [
             "3:13 datasets[people].source: unknown source. A source is a mapping with one of the keys postgres, http, or the name of another package's source, which has a dot",
-            "5:24 datasets[others].source.postgres: must be a mapping with table, columns, agency_column, key, updated_column, query, args, statement_timeout",
+            "5:24 datasets[others].source.postgres: must be a mapping with table, columns, agency_column, key, updated_column, query, query_file, args, statement_timeout",
             "7:26 datasets[api].source.http.url: names in braces are allowed in the path and the query, not in the scheme or the host",
             "7:71 datasets[api].source.http.columns.id: must be text, integer, number, float, boolean, date, timestamp, timestamptz, uuid or json: did you mean integer?",
         ],
@@ -386,6 +386,22 @@ CONFIGS = {
             "5:17 datasets[people].steps[0].filter: Step 'filter: name = \"x\"' reads column 'x', but the rows there have id, name, email. Correct the step, or keep the column in an earlier `select`. If it is a text, put it in single quotes: 'x'.",
             "6:17 datasets[people].steps[1].filter: Step 'filter: id in [1, 2]' uses '[': write parentheses, as in `IN (1, 2)` (character 7: [1, 2]).",
             "7:17 datasets[people].steps[2].filter: Step 'filter: id =' ends where a value is expected.",
+        ],
+    ),
+    "defaults": Broken(
+        """\
+            defaults:
+              max_rejected: 5
+              expect: {unique: [id, keey]}
+            datasets:
+              - name: people
+                source: {postgres: {query: "SELECT id, name, email FROM people WHERE agency_id = $1", args: [agency_id]}}
+              - name: others
+                source: {postgres: {query: "SELECT id, name, email FROM people WHERE agency_id = $1", args: [agency_id]}}
+                on_row_error: skip
+            """,
+        [
+            "2:17 defaults.max_rejected: `max_rejected` needs `on_row_error: skip` or `quarantine`: with `fail` none is rejected",
         ],
     ),
 }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from msgspec import Raw
 from pydantic import ValidationError
@@ -264,3 +266,21 @@ async def test_a_decided_run_keeps_its_keys():
     assert (await service.attempt(service.second)).run.state is RunState.SUCCEEDED
 
     assert f"{EPOCH.date()}/run_id=r/part-00000.ndjson" in service.visible()
+
+
+@in_virtual_time
+async def test_readers_take_partitions_from_folders(tmp_path: Path):
+    """DuckDB decodes the names, and tells null."""
+    rows = {"records": [[(1, "a/b"), (2, "ö"), (3, None)]]}
+    config = job("records", object_key=f"{RUN}/{{dataset}}/partition={{name}}", format="parquet")
+    service = Service(config=config, rows=rows)
+    await service.accept()
+    await service.attempt()
+
+    for key, body in service.visible().items():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(body)
+    files = f"read_parquet('{tmp_path}/**/*.parquet', hive_partitioning = true)"
+    with duckdb.connect() as database:
+        found = database.sql(f"SELECT id, name, partition, run_id FROM {files} ORDER BY id").fetchall()
+    assert found == [(1, "a/b", "a/b", "r"), (2, "ö", "ö", "r"), (3, None, None, "r")]
