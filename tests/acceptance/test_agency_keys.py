@@ -49,7 +49,9 @@ def test_a_run_of_each_agency(
         service.sql(f"INSERT INTO lake.records VALUES (99, $1::{kind}, 'old')", key)
     service.environment["PIPELINE_JOB_CONFIG_FILE"] = str(service.job_config(job(service, kind)))
     assert service.cli("config", "check", "--connect").returncode == 0
-    messages.send(*[{"agency_id": key, "run_id": f"r-{number}"} for number, key in enumerate(keys)])
+    messages.send(
+        *[{"agency_id": key, "run_id": f"r-{number}", "requested_by": "portal"} for number, key in enumerate(keys)]
+    )
     messages.send({"agency_id": other, "run_id": "refused"})
 
     service.serve("--once").ended()
@@ -71,6 +73,7 @@ def test_a_run_of_each_agency(
         assert {each.metadata["agency-id"] for each in objects.values()} == {FOLDERS[key].partition("=")[2]}
         manifest = json.loads(objects[f"{folder}/_manifest.json"].body)
         valid("manifest", manifest)
+        assert manifest["requested_by"] == event.json["requested_by"] == "portal"
         assert (manifest["agency_id"], event.json["manifest"]) == (
             key,
             f"s3://{service.bucket}/{folder}/_manifest.json",

@@ -9,6 +9,7 @@ from pipeline_processing.aio.tasks import give_up
 from pipeline_processing.board import models as m
 from pipeline_processing.errors import PipelineError, TopicMissing
 from pipeline_processing.messaging.port import Topics
+from pipeline_processing.requests.workers import lag_of
 from pipeline_processing.settings.settings import KafkaSettings
 
 _REFRESH_SECONDS = 5.0
@@ -59,13 +60,10 @@ class TopicFigures:
 
     async def _lag(self) -> m.Lag:
         try:
-            # In this order, so that a request accepted between the two calls isn't counted as lag.
-            ends = await self._topics.ends(self._requests)
-            committed = await self._topics.committed(self._requests)
+            lag = await lag_of(self._topics, self._requests)
         except TopicMissing:  # before the first request
             return m.Lag(messages=0, partitions=0)
-        behind = [max(0, end - committed.get(partition, 0)) for partition, end in ends.items()]
-        return m.Lag(messages=sum(behind), partitions=len(behind))
+        return m.Lag(messages=sum(lag.values()), partitions=len(lag))
 
     async def _recent(self) -> int:
         try:

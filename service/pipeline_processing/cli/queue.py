@@ -47,7 +47,7 @@ def queue(
     if form is Output.JSON:
         print_object(
             {
-                "at": now.isoformat(),
+                "at": _written(now),
                 "states": counts,
                 "agencies": [_agency_object(each) for each in agencies[:limit]],
                 "waiting": [drawn.waiting_object(each, places=places) for each in waiting],
@@ -78,9 +78,15 @@ async def _read(
 
 
 def _agency_object(agency: AgencyQueue) -> dict[str, object]:
-    since = agency.waiting_since
     return {
         "agency_id": agency.agency_id,
         **{state: getattr(agency, state) for state in _STATES},
-        "waiting_since": None if since is None else since.isoformat(),
+        "waiting_since": _written(agency.waiting_since),
     }
+
+
+def _written(time: datetime | None) -> str | None:
+    """Write a time as the objects of other commands do."""
+    from datetime import UTC
+
+    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -54,6 +54,9 @@ class RunCompletion(Message):
     labels: Labels = Field(
         default_factory=dict, description="The request's labels.", json_schema_extra={"x-since": "0.2"}
     )
+    requested_by: str | None = Field(
+        None, description="Who asked for the run, as the request says.", json_schema_extra={"x-since": "0.2"}
+    )
     replay_of: RunId | None
     requested_at: AwareDatetime
     started_at: AwareDatetime | None
@@ -92,6 +95,7 @@ class RunCompletion(Message):
             dry_run=run.dry_run,
             config_id=run.config_id,
             labels=run.labels,
+            requested_by=run.requested_by,
             replay_of=run.replay_of,
             requested_at=run.queued_at,
             started_at=run.started_at,

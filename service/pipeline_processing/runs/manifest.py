@@ -77,6 +77,9 @@ class Manifest(Message):
     labels: Labels = Field(
         default_factory=dict, description="The request's labels.", json_schema_extra={"x-since": "0.2"}
     )
+    requested_by: str | None = Field(
+        None, description="Who asked for the run, as the request says.", json_schema_extra={"x-since": "0.2"}
+    )
     snapshot_at: AwareDatetime
     created_at: AwareDatetime
     rows_read: Count

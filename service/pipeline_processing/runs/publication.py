@@ -70,6 +70,7 @@ def decide(
         trace_id=run.trace_id,
         config_id=run.config_id,
         labels=run.request.labels,
+        requested_by=run.request.requested_by,
         snapshot_at=export.snapshot_at,
         created_at=now,
         **counts.model_dump(),

@@ -115,6 +115,7 @@ def test_a_plan_has_the_manifests_exact_bytes() -> None:
         "trace_id": "ab" * 16,
         "config_id": "c0" * 16,
         "labels": {"order": "A 17"},
+        "requested_by": None,
         "snapshot_at": "2026-01-18T12:00:00Z",
         "created_at": "2026-01-18T12:00:05Z",
         "rows_read": 70,
