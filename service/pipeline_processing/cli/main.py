@@ -27,8 +27,8 @@ from pipeline_processing.terminal.exit_codes import BUG, FAILED, INTERRUPTED, RE
 PROGRAM = "pipeline-processing"
 
 COMMANDS = (
-    "run", "preview", "serve", "submit", "follow", "queue", "workers", "replay", "history", "cancel", "board", "gc",
-    "migrate", "topics", "doctor", "schemas", "demo", "dead-letters", "config", "triggers", "webhooks",
+    "init", "run", "preview", "serve", "submit", "follow", "queue", "workers", "replay", "history", "cancel", "board",
+    "gc", "migrate", "topics", "doctor", "schemas", "demo", "dead-letters", "config", "triggers", "webhooks",
 )  # fmt: skip
 """In the order of `--help`. Each is in a module of its name: a function of that name, or `app` with subcommands."""
 
