@@ -11,10 +11,10 @@ from tests.acceptance.service import SMALL, Service
 def test_a_draft_is_ready_to_run(service: Service) -> None:
     """Each table with the agency's column becomes a dataset; nothing is overwritten."""
     service.sql(
-        'CREATE TABLE statuses (code text PRIMARY KEY); CREATE SCHEMA "Odd"; '
+        'CREATE TABLE public.statuses (code text PRIMARY KEY); CREATE SCHEMA "Odd"; '
         'CREATE VIEW "Odd"."No: yes" AS SELECT * FROM records; '
-        "CREATE TABLE parts (agency_id bigint, day date) PARTITION BY RANGE (day); "
-        "CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');"
+        "CREATE TABLE public.parts (agency_id bigint, day date) PARTITION BY RANGE (day); "
+        "CREATE TABLE public.parts_1 PARTITION OF public.parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');"
     )
     file = service.folder / "drafted.yaml"
 
