@@ -47,7 +47,7 @@ def cancel(
     run_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN_ID]", help="The run to cancel now, as `history` names it.", autocompletion=completion.run_ids
+            metavar="RUN_ID", help="The run to cancel now, as `history` names it.", autocompletion=completion.run_ids
         ),
     ] = None,
     agency_id: WantedAgency = None,
@@ -181,14 +181,8 @@ def _line(outcome: _Outcome) -> tuple[str, ...]:
 
 def _object(outcome: _Outcome) -> dict[str, Any]:
     run, cancelled = outcome
-    return {
-        "run_id": run.run_id,
-        "agency_id": run.agency_id,
-        "state": run.state,
-        "requested_by": run.requested_by,
-        "queued_at": run.queued_at.isoformat(),
-        "cancelled": bool(cancelled),
-    }
+    columns = run.model_dump(mode="json", include={"run_id", "agency_id", "state", "requested_by", "queued_at"})
+    return columns | {"cancelled": bool(cancelled)}
 
 
 def _summary(outcomes: Counter[bool | None], *, execute: bool) -> str:
