@@ -150,14 +150,20 @@ async def _all_cancelled(
 
     outcomes = Counter[bool | None]()
     async with run_store(current_settings(), connections=_CONNECTIONS) as runs:
-        while page := await runs.history.newest(wanted, limit=_PAGE):
-            shown: list[_Outcome] = [(run, None) for run in page]
+        try:
+            while page := await runs.history.newest(wanted, limit=_PAGE):
+                shown: list[_Outcome] = [(run, None) for run in page]
+                if execute:
+                    now = await asyncio.gather(*(runs.queue.cancel(run.run_id) for run in page))
+                    shown = [(run, run.state == "cancelled") for run in now]
+                show(shown)
+                outcomes.update(outcome for _, outcome in shown)
+                wanted = replace(wanted, after=RunPlace.of(page[-1]))
+        except BaseException:
             if execute:
-                now = await asyncio.gather(*(runs.queue.cancel(run.run_id) for run in page))
-                shown = [(run, run.state == "cancelled") for run in now]
-            show(shown)
-            outcomes.update(outcome for _, outcome in shown)
-            wanted = replace(wanted, after=RunPlace.of(page[-1]))
+                done = render.counted(outcomes[True], "run")
+                typer.echo(f"{done} cancelled, and perhaps some more. The same command cancels the rest.", err=True)
+            raise
     return outcomes
 
 
