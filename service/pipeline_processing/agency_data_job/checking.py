@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.chain import closing_steps, step_context
 from pipeline_processing.agency_data_job.config import BEGINNING, AgencyJobConfig, DatasetConfig, InvalidJobConfig
+from pipeline_processing.agency_data_job.links import closing_steps, step_context
 from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.agency_data_job.rejections import Rejections
 from pipeline_processing.agency_data_job.request_values import described
