@@ -174,12 +174,19 @@ def test_the_python_client_is_valid() -> None:
     compile(code, "messages.md", "exec")
 
 
+def test_the_first_output_is_that_of_the_tutorial() -> None:
+    """Which tests/acceptance/test_tutorial.py compares with that of the commands."""
+    (shown,) = blocks(ROOT / "README.md", "console")
+    tutorial = (DOCS / "tutorial.md").read_text("utf-8").splitlines()
+    assert [line for line in shown.splitlines() if line.removeprefix("$ ") not in tutorial] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_understood(page: Path) -> None:
     """Every `pipeline-processing …` of a page parses, with all of its options."""
     command = program()
     for line in shell_lines(page):
-        words = shlex.split(line, comments=True)
+        words = shlex.split(line.partition(" 2> ")[0], comments=True)
         if words[:1] != ["pipeline-processing"]:
             continue
         here, rest = command, words[1:]
