@@ -30,6 +30,7 @@ _ADVICE = {
     "could not determine a constructor for the tag": "a tag (`!`) has no meaning here: put the text in quotes",
     "that cannot start any token": "no value starts with this character: put the text in quotes",
     "while scanning an alias": "an alias is a `*` and a name: put the text in quotes",
+    "found another document": "a config is one document: leave out this `---` and what is below it",
     "found undefined alias": "no anchor (`&`) above has this name: put a text that starts with `*` in quotes",
 }
 """What PyYAML says → what it mostly means in a config."""

@@ -92,12 +92,14 @@ class PostgresSourceConfig(Part):
             return options
         folder = (info.context or {}).get(FOLDER, Path())
         try:
-            query = (folder / options["query_file"]).read_text("utf-8")
+            query = (folder / options["query_file"]).read_text("utf-8-sig")
         except OSError as error:
             why = f"can't be read: {error.strerror}. Its path is relative to the folder of the job config"
             raise fault_below("query_file", why=why) from None
         except ValueError:
             raise fault_below("query_file", why="must be a text file in UTF-8") from None
+        if not query:
+            raise fault_below("query_file", why="is an empty file: write the query into it")
         return {key: value for key, value in options.items() if key != "query_file"} | {"query": query}
 
     @model_validator(mode="after")
