@@ -23,7 +23,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 # What the service and its embedded servers need; no tools of developers.
 $(DEMO): requirements-demo.lock requirements-build.lock pyproject.toml $(NATIVE)
-	@echo "Setting up $(VENV) (once; less than a minute)"
+	@echo "Setting up $(VENV) (once; a minute or two)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) --require-hashes -r requirements-demo.lock -r requirements-build.lock
 	@$(PIP) --no-build-isolation --editable .

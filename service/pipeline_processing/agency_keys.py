@@ -82,9 +82,10 @@ class AgencyKey(StrEnum):
     TEXT = "text"
 
     @property
-    def example(self) -> str:
-        """A key of this kind, as text."""
-        return {"integer": "1", "uuid": "00000000-0000-0000-0000-000000000000", "text": "a"}[self]
+    def examples(self) -> tuple[str, str]:
+        """Two keys of this kind, as text, as like each other as they can be."""
+        uuid = "00000000-0000-0000-0000-00000000000"
+        return {"integer": ("1", "2"), "uuid": (f"{uuid}0", f"{uuid}1"), "text": ("a", "A")}[self]
 
     def fault(self, key: int | str) -> str | None:
         """Return what a request's key must be instead, or None if it fits."""

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 MAX_LABELS = 16
 MAX_ENCODED_BYTES = 1536
-"""Limit of `encoded_labels`. S3 takes 2 KB of metadata per object, and the names of the run need up to 219 bytes."""
+"""Limit of `encoded_labels`. S3 takes 2 KB of metadata per object; the run and its requester need the rest."""
 
 _KEY = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$"
 

@@ -156,6 +156,12 @@ class CsvOptions(Message):
             raise ValueError("`bom` needs `encoding: utf-8`: other encodings have no byte-order mark")
         if any(character in self.null for character in (self.delimiter, '"', "\r", "\n")):
             raise ValueError("`null` can't hold the delimiter, a quote or a line end")
+        if self.unencodable == "replace" and "?" in self.delimiter + self.null:
+            raise ValueError("`delimiter` and `null` can't hold `?`, which stands for what can't be encoded")
+        try:
+            self.null.encode(self.encoding)
+        except UnicodeEncodeError:
+            raise ValueError(f"`null` has a character that {self.encoding} can't encode") from None
         return self
 
 

@@ -261,6 +261,8 @@ class Format(Protocol):
 
     carry: str
     """The form of the carried values that it takes: "json" or "text"."""
+    weight: int
+    """How many times as much memory a row takes as in NDJSON. A row must be so much smaller to fit."""
 
     def head(self) -> bytes:
         """Return the bytes at the start of every artifact."""

@@ -490,6 +490,7 @@ def published_in(
             "agency-id": str(agency_id),
             "attempt": str(manifest["attempt"]),
             "trace-id": manifest["trace_id"],
+            **({"requested-by": quote(manifest["requested_by"], safe="")} if manifest["requested_by"] else {}),
             **({"labels": urlencode(manifest["labels"], quote_via=quote)} if manifest["labels"] else {}),
         }
     return manifest

@@ -9,7 +9,7 @@ from tests.acceptance.service import SMALL, Service
 
 
 def test_a_draft_is_ready_to_run(service: Service) -> None:
-    """Each table with the agency's column becomes a dataset; nothing is overwritten."""
+    """Each table with the agency's column becomes a dataset, but for any run history's; nothing is overwritten."""
     service.sql(
         'CREATE TABLE public.statuses (code text PRIMARY KEY); CREATE SCHEMA "Odd"; '
         'CREATE VIEW "Odd"."No: yes" AS SELECT * FROM records; '
@@ -18,7 +18,7 @@ def test_a_draft_is_ready_to_run(service: Service) -> None:
     )
     file = service.folder / "drafted.yaml"
 
-    done = service.cli("init", file)
+    done = service.cli("init", file, env={"PIPELINE_HISTORY__SCHEMA": "another"})
 
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{file}\n"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from pipeline_processing.agency_data_job.config import BEGINNING, DatasetConfig
 from pipeline_processing.agency_keys import encoded_key
@@ -13,6 +14,8 @@ from pipeline_processing.ports import LastSuccess
 
 END = "infinity"
 """Later than any time, as Postgres writes it."""
+MAX_REQUESTER_BYTES = 90
+"""What S3's 2 KB of metadata leave for the requester beside the longest labels and names of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,15 @@ class RunContext:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Metadata set on every object of the run."""
+        """Metadata set on every object of the run. A requester that is too long is left out."""
         labels = self.request.labels
+        requester = quote(self.request.requested_by or "", safe="")
         return {
             "run-id": self.run_id,
             "agency-id": encoded_key(self.request.agency_id),
             "attempt": str(self.attempt),
             "trace-id": self.trace_id,
+            **({"requested-by": requester} if 0 < len(requester) <= MAX_REQUESTER_BYTES else {}),
             **({"labels": encoded_labels(labels)} if labels else {}),
         }
 

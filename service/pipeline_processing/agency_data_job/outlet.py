@@ -74,7 +74,7 @@ class Outlet:
         )
 
     def check_rows(self, dataset: str, rows_format: Format, encoded: bytes) -> None:
-        """Raises RowTooLarge if one of the encoded rows is longer than `max_row_bytes`."""
-        limit = self.max_row_bytes
+        """Raises RowTooLarge if one of the encoded rows takes more memory than one of `max_row_bytes` in NDJSON."""
+        limit = self.max_row_bytes // rows_format.weight
         if len(encoded) > limit and (longest := rows_format.longest_row(encoded)) > limit:
             raise RowTooLarge(dataset=dataset, size=longest, limit=limit)

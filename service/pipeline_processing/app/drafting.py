@@ -44,7 +44,7 @@ class Draft:
 async def draft_of_database(settings: Settings, *, agency_column: str | None) -> Draft:
     """Look at the source database. Raises NothingToExport, AccessDenied or a TransientError."""
     async with source_database(settings.require_source_dsn(), connections=1) as database:
-        tables = await readable_tables(database, but_in=settings.history.schema_name)
+        tables = await readable_tables(database)
     return draft(tables, agency_column=agency_column)
 
 

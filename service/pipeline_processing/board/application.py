@@ -63,14 +63,14 @@ def application(
     sessions = None if token is None else Sessions(token)
     static = _Static(directory=STATIC)
     routes: list[BaseRoute] = [
-        *(Route(API + each.path, _answer(api, each, mask), methods=["GET"]) for each in ENDPOINTS),
+        *(Route(API + _taking_slashes(each.path), _answer(api, each, mask), methods=["GET"]) for each in ENDPOINTS),
         Route(f"{API}/live", EventStream(live), methods=["GET"]),
         Route(f"{API}/openapi.json", _described),
         Route("/livez", _probe(probes.not_alive, list, mask)),
         Route("/readyz", _probe(probes.not_ready, probes.notes, mask)),
         Route("/", static.page, methods=["GET"]),
         Route("/runs/{run_id}", _run_page, methods=["GET"]),
-        Route("/agencies/{agency_id}", _agency_page, methods=["GET"]),
+        Route(_taking_slashes("/agencies/{agency_id}"), _agency_page, methods=["GET"]),
         Mount("/static", static),
     ]
     if sessions is not None:
@@ -80,6 +80,11 @@ def application(
         ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem, Exception: _bug})
     return Guard(app, host=host, sessions=sessions)
+
+
+def _taking_slashes(path: str) -> str:
+    """Return a route whose agency may have slashes in its key: they are decoded before routes are matched."""
+    return path.replace("{agency_id}", "{agency_id:path}")
 
 
 # -- the API -------------------------------------------------------------------------------------

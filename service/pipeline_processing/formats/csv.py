@@ -39,6 +39,7 @@ class Csv:
     """
 
     carry = "text"
+    weight = 1
 
     def __init__(self, header: Sequence[str] = (), *, fixed: bool, options: CsvOptions = AS_COPY_DOES) -> None:
         self._fixed = fixed

@@ -31,6 +31,7 @@ class Ndjson:
     """
 
     carry = "json"
+    weight = 1
 
     def __init__(self, *, exact: bool, numbers: Sequence[str] | None = None) -> None:
         self._exact = exact

@@ -24,6 +24,8 @@ class Parquet(Csv):
     could hold exactly.
     """
 
+    weight = 4  # pyarrow copies a value for a page, for statistics and for a dictionary
+
     def __init__(self, header: Sequence[str], *, fixed: bool, columns: Columns) -> None:
         super().__init__(header, fixed=fixed, options=_LINES)
         self._columns = columns
@@ -55,6 +57,8 @@ class _File(io.RawIOBase):
         """See `Packer`."""
         if lines:
             table = _parsed(lines, self._types())
+            if self.held + table.nbytes > self._most_held:
+                self._write_row_group()
             self._tables.append(table)
             self.held += table.nbytes
             if self.held >= self._most_held:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.destinations.tables.destination import PostgresDestination
 from pipeline_processing.destinations.tables.errors import TableConflict
 from pipeline_processing.destinations.tables.upload import CHUNK_BYTES
@@ -528,6 +529,11 @@ async def test_rows_without_columns(warehouse: Warehouse) -> None:
         ("SELECT", {"agency_column": "agency"}, "no column 'agency' for the agency's id; it has id, agency_id"),
         ("SELECT", {"agency_column": "at"}, "'at' .* type timestamp with time zone and can't be given the ids"),
         ("SELECT", {"agency_column": "number"}, "'number' .* can't be given the ids"),
+        (
+            "CREATE EXTENSION IF NOT EXISTS citext SCHEMA public; ALTER TABLE records ADD caseless public.citext",
+            {"agency_column": "caseless", "agency_key": AgencyKey.TEXT},
+            "'caseless' .* type citext and can't be given the ids .*Make it a plain text",
+        ),
         ("SELECT", {"mode": "merge", "key": ["nope"]}, "`key` has 'nope'"),
         ("SELECT", {"mode": "merge", "key": ["name"]}, "no unique index on just name"),
         ("SELECT", {"mode": "merge", "key": ["id", "name"]}, "no unique index on just id, name"),

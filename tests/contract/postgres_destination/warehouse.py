@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.destinations.tables.destination import SESSION_SETTINGS, PostgresDestination
 from pipeline_processing.destinations.tables.options import PostgresDestinationConfig
 from pipeline_processing.errors import DestinationUnavailable
@@ -37,13 +38,15 @@ class Warehouse:
     database: DatabaseClient
     connection: asyncpg.Connection
 
-    def destination(self, **options: Any) -> PostgresDestination:
+    def destination(self, *, agency_key: AgencyKey = AgencyKey.INTEGER, **options: Any) -> PostgresDestination:
         """As another worker has it."""
-        return self.on(self.database, **options)
+        return self.on(self.database, agency_key=agency_key, **options)
 
-    def on(self, database: DatabaseClient, **options: Any) -> PostgresDestination:
-        config = {"dsn": "warehouse_dsn", "schema": self.schema, **options}
-        return PostgresDestination(database=database, config=PostgresDestinationConfig.model_validate(config))
+    def on(
+        self, database: DatabaseClient, *, agency_key: AgencyKey = AgencyKey.INTEGER, **options: Any
+    ) -> PostgresDestination:
+        config = PostgresDestinationConfig.model_validate({"dsn": "warehouse_dsn", "schema": self.schema, **options})
+        return PostgresDestination(database=database, config=config, agency_key=agency_key)
 
     async def execute(self, sql: str) -> None:
         """With the schema as search path."""

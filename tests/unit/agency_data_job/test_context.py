@@ -34,6 +34,18 @@ def test_where_its_objects_stand_and_what_they_carry():
     assert context().metadata == {"run-id": "r", "agency-id": "7", "attempt": "3", "trace-id": "ab" * 16}
 
 
+def test_the_longest_metadata_fit_into_an_object():
+    """S3 takes 2 KB. A longer requester is left out: part of a name may be another's."""
+    labels = {"a": "é" * 255 + "v", "b": ""}
+    request = JobRequest(agency_id="é" * 33 + "aa", requested_by="é" * 15, labels=labels)
+    run = RunContext(run_id="r" * 128, attempt=2**31 - 1, trace_id="ab" * 16, request=request)
+
+    assert (len(run.metadata["labels"]), len(run.metadata["agency-id"])) == (1536, 200)
+    assert len(run.metadata["requested-by"]) == 90
+    assert sum(len(name) + len(value) for name, value in run.metadata.items()) <= 2048
+    assert "requested-by" not in context(requested_by="a" * 91).metadata
+
+
 def test_arguments():
     """The built-in names, which win, and the params."""
     until = EPOCH + timedelta(days=1)

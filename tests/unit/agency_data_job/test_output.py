@@ -259,7 +259,7 @@ def _names(body: bytes, form: str) -> list[str]:
 async def test_parquet_rotates_too(limits: dict[str, int], compression: Compression):
     """Rows that aren't written yet count. Its own pages are compressed, not the file, as name and entry say."""
     batches = [unreadable(300_000, seed=number) for number in range(12)]
-    place = Place(max_row_bytes=MIB)
+    place = Place(max_row_bytes=1_300_000)
     artifacts = await place.write(batches, format="parquet", compression=compression, **limits)
 
     of_artifacts = [artifact.rows for artifact in artifacts]
@@ -505,3 +505,9 @@ async def test_a_row_that_is_too_large():
     with pytest.raises(RowTooLarge, match=r"'records' takes \d\d\d bytes, more than the 200"):
         await place.write([rows(1), [*rows(1, width=100), *rows(1, width=300)]])
     assert len(place.open_uploads) == 1
+
+
+async def test_a_row_of_parquet_must_be_smaller():
+    """Because pyarrow copies its values several times."""
+    with pytest.raises(RowTooLarge, match=r"more than the 200"):
+        await Place(max_row_bytes=800).write([rows(1, width=300)], format="parquet")

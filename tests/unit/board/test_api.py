@@ -198,7 +198,7 @@ async def test_durations(parts: Parts) -> None:
         "state": "succeeded",
     }
     assert several["agencies"] == [{"agency_id": "100", "runs": []}, one]
-    for path in ("/agencies/x/runs/durations", "/agencies/1,2/runs/durations", "/durations", "/durations?agency_id=1,"):
+    for path in ("/agencies/x/runs/durations", "/agencies/1/2/runs/durations", "/durations", "/durations?agency_id=1,"):
         assert (await ask(parts.app(), f"/api/v1{path}")).status == 400
 
 

@@ -31,6 +31,7 @@ async def test_nothing_else_is_served(parts: Parts, path: str) -> None:
         ("/runs/run-1", "/#/runs/run-1"),
         ("/runs/a b#<script>", "/#/runs/a%20b"),
         ("/agencies/7", "/#/runs?agency_id=7"),
+        ("/agencies/acme/eu", "/#/runs?agency_id=acme%2Feu"),
     ],
 )
 async def test_links_lead_into_the_page(parts: Parts, path: str, place: str) -> None:

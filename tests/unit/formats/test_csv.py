@@ -163,6 +163,20 @@ def test_encodings_without_ascii_are_refused(encoding: str):
         CsvOptions(encoding=encoding)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"null": "∅", "encoding": "latin-1"},
+        {"null": "?", "encoding": "latin-1", "unencodable": "replace"},
+        {"delimiter": "?", "encoding": "latin-1", "unencodable": "replace"},
+    ],
+)
+def test_what_replaces_a_character_is_no_null_and_no_delimiter(options: dict[str, str]):
+    """Or a value would be read as null, or as two."""
+    with pytest.raises(ValidationError, match=r"`null`.* `\?`|`null` has a character that"):
+        CsvOptions(**options)
+
+
 def test_sources_write_only_what_they_can():
     """They write UTF-8, with quotes where they are needed, and any line end."""
     projection = Projection(("a", "b"), (0, 1))

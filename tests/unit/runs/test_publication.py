@@ -43,7 +43,7 @@ from tests.unit.memory_tables import MemoryTables
 from tests.unit.virtual_clock import EPOCH, in_virtual_time
 
 URL = "s3://exports/agencies"
-REQUEST = JobRequest(agency_id=7, labels={"order": "A 17"})
+REQUEST = JobRequest(agency_id=7, requested_by="trigger:é", labels={"order": "A 17"})
 CONTEXT = RunContext(run_id="r", attempt=3, trace_id="ab" * 16, request=REQUEST, config_id="c0" * 16)
 BILL = Bill(client_cpu_ms=12.5, database_ms=3.25, bytes_read=900, bytes_written=700, s3_requests=11)
 DOWN = DestinationUnavailable("the destination is down")
@@ -98,7 +98,7 @@ def test_a_plan_completes_what_can_be_lost_before_what_cant() -> None:
     assert [artifact.dataset for artifact in plan.artifacts] == ["b", "d", "a", "c"]
     assert plan.destination == URL
     run = {"run-id": "r", "agency-id": "7", "attempt": "3", "trace-id": "ab" * 16}
-    assert plan.metadata == run | {"labels": "order=A%2017"}
+    assert plan.metadata == run | {"requested-by": "trigger%3A%C3%A9", "labels": "order=A%2017"}
 
 
 def test_a_plan_has_the_manifests_exact_bytes() -> None:
@@ -115,7 +115,7 @@ def test_a_plan_has_the_manifests_exact_bytes() -> None:
         "trace_id": "ab" * 16,
         "config_id": "c0" * 16,
         "labels": {"order": "A 17"},
-        "requested_by": None,
+        "requested_by": "trigger:é",
         "snapshot_at": "2026-01-18T12:00:00Z",
         "created_at": "2026-01-18T12:00:05Z",
         "rows_read": 70,

@@ -58,7 +58,7 @@ function ends(run) {
   );
 }
 
-/** The newest runs, with the durations of their agencies' last runs (lists of milliseconds by agency id). */
+/** The newest runs, with the durations of their agencies' last runs (a map from agency ids to lists of milliseconds). */
 export function recentTable(runs, durations) {
   return table({
     caption: "Recent runs",
@@ -69,7 +69,7 @@ export function recentTable(runs, durations) {
       { label: "State", cell: state },
       { label: "Agency", numeric: true, cell: (run) => agencyLink(run.agency_id) },
       { label: "Duration", numeric: true, cell: (run) => duration(took(run)) },
-      { label: "Last runs", cell: (run) => spark(durations[run.agency_id]) ?? NOTHING },
+      { label: "Last runs", cell: (run) => spark(durations.get(run.agency_id)) ?? NOTHING },
       { label: "Rows", numeric: true, cell: rows },
       { label: "Changed", cell: (run) => time(run.finished_at ?? run.started_at ?? run.queued_at) },
     ],
@@ -88,7 +88,7 @@ export function foundTable(runs, durations) {
       { label: "Agency", numeric: true, cell: (run) => agencyLink(run.agency_id) },
       { label: "Queued", cell: (run) => time(run.queued_at) },
       { label: "Duration", numeric: true, cell: (run) => duration(took(run)) },
-      { label: "Last runs", cell: (run) => spark(durations[run.agency_id]) ?? NOTHING },
+      { label: "Last runs", cell: (run) => spark(durations.get(run.agency_id)) ?? NOTHING },
       { label: "Rows", numeric: true, cell: rows },
       { label: "Size", numeric: true, cell: written },
       { label: "Attempt", numeric: true, cell: (run) => String(run.attempt) },

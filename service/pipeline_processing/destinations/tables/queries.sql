@@ -72,9 +72,9 @@ WHERE i.indrelid = :oid
 GROUP BY i.indexrelid, i.indimmediate
 ORDER BY i.indexrelid;
 
--- name: holds_agency_ids
--- Raises an error unless the type can hold agency ids.
-SELECT CAST({agency} AS {type}) IS NOT NULL;
+-- name: tells_agencies_apart
+-- Whether two agencies differ for the type, as they don't for citext. Raises an error if it can't hold or compare ids.
+SELECT CAST({one} AS {type}) <> CAST({other} AS {type});
 
 -- name: create_staging
 -- Create a staging table. It is logged: a server crash would empty an unlogged one, and a stored plan relies on it.

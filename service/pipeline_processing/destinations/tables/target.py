@@ -175,10 +175,11 @@ async def _check_agency_column(
     usable = not column.computed
     if usable:
         try:
-            await connection.fetchval(
-                *statement("holds_agency_ids", agency=agency_literal(key.example), type=column.type)
+            one, other = map(agency_literal, key.examples)
+            usable = await connection.fetchval(
+                *statement("tells_agencies_apart", one=one, other=other, type=column.type)
             )
-        except asyncpg.DataError:
+        except (asyncpg.DataError, asyncpg.UndefinedFunctionError):
             usable = False
     if not usable:
         raise JobConfigError(

@@ -23,7 +23,8 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND NOT c.relispartition
   AND n.nspname NOT IN ('pg_catalog', 'information_schema')
   AND n.nspname !~ '^pg_(toast|temp)'
-  AND n.nspname <> $1
+  AND (SELECT count(*) FROM pg_class h
+       WHERE h.relnamespace = n.oid AND h.relname IN ('installation', 'runs', 'run_attempts')) < 3
   AND has_schema_privilege(n.oid, 'USAGE')
   AND has_table_privilege(c.oid, 'SELECT')
   AND NOT EXISTS (SELECT FROM pg_depend d
@@ -48,15 +49,15 @@ class CatalogueTable:
     """The columns of the primary key."""
 
 
-async def readable_tables(database: DatabaseClient, *, but_in: str) -> Sequence[CatalogueTable]:
+async def readable_tables(database: DatabaseClient) -> Sequence[CatalogueTable]:
     """
-    Return the tables and views that this role may read, by schema and name. Partitions and tables of extensions are
-    left out, and so is the schema `but_in`.
+    Return the tables and views that this role may read, by schema and name. Partitions, tables of extensions and
+    schemas of run histories are left out.
 
     Raises AccessDenied or a TransientError.
     """
     async with database.connection() as connection, connection.transaction(readonly=True):
-        found = await connection.fetch(_TABLES, but_in)
+        found = await connection.fetch(_TABLES)
     return [
         CatalogueTable(
             schema=each["schema"],

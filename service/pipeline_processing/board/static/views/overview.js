@@ -18,7 +18,7 @@ export default function open({ get, changed, overview }) {
   let told = null;
   let failures = null;
   let throughput = null;
-  let durations = {};
+  let durations = new Map();
 
   const ask = {
     overview: async () => (told = await get("overview")),
@@ -97,12 +97,12 @@ export default function open({ get, changed, overview }) {
   };
 }
 
-/** Ask how long the last runs of these runs' agencies took. Returns lists of milliseconds by agency id. */
+/** Ask how long the last runs of these runs' agencies took. Returns a map from agency ids to lists of milliseconds. */
 export async function agencyDurations(get, runs) {
   const ids = [...new Set(runs.map((run) => run.agency_id))].slice(0, 50);
-  if (!ids.length) return {};
+  if (!ids.length) return new Map();
   const { agencies } = await get("durations", { agency_id: ids.map(encodeURIComponent).join(",") });
-  return Object.fromEntries(
+  return new Map(
     agencies.map(({ agency_id, runs }) => [agency_id, runs.map((run) => run.duration_ms).filter((ms) => ms !== null)]),
   );
 }

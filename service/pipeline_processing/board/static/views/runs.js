@@ -18,7 +18,7 @@ export default function open({ get, changed, reload, parameters }) {
   let loadingMore = false;
   let failure = null; // of the last page
   let added = 0; // runs that came in live since the list was loaded
-  let durations = {};
+  let durations = new Map();
 
   async function load() {
     // What has been loaded stays, as far as one page holds it.
