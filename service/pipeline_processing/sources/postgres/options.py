@@ -88,7 +88,9 @@ class PostgresSourceConfig(Part):
     @model_validator(mode="before")
     @classmethod
     def _query_of_its_file(cls, options: Any, info: ValidationInfo) -> Any:
-        if not isinstance(options, Mapping) or "query" in options or not isinstance(options.get("query_file"), str):
+        if not isinstance(options, Mapping) or not isinstance(options.get("query_file"), str):
+            return options
+        if "query" in options or "table" in options:
             return options
         folder = (info.context or {}).get(FOLDER, Path())
         try:
@@ -104,8 +106,10 @@ class PostgresSourceConfig(Part):
 
     @model_validator(mode="after")
     def _either_table_or_query(self) -> "PostgresSourceConfig":
-        if (self.table is None) is (self.query is None) or self.query_file is not None:
-            raise ValueError("needs one of `table`, `query` and `query_file`")
+        given = [name for name in ("table", "query", "query_file") if getattr(self, name) is not None]
+        if len(given) != 1:
+            has = f", and has {' and '.join(f'`{name}`' for name in given)}" if given else ""
+            raise ValueError(f"needs one of `table`, `query` and `query_file`{has}")
         has, others = ("table", _OF_A_QUERY) if self.query is None else ("query", _OF_A_TABLE)
         if wrong := [name for name in others if getattr(self, name)]:
             raise ValueError(f"`{wrong[0]}` doesn't go with `{has}`")
