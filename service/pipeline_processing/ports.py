@@ -17,6 +17,7 @@ from pipeline_processing.aio.clock import Clock
 from pipeline_processing.model import Compression, CsvOptions, DatasetCounts, DatasetSchema, FormatName
 from pipeline_processing.plan import Artifact, Staged, UploadRef
 from pipeline_processing.rows.columns import Columns
+from pipeline_processing.rows.lines import Lines
 from pipeline_processing.rows.projection import Projection
 
 # -- rows ----------------------------------------------------------------------------------------
@@ -50,29 +51,6 @@ class Template:
     If set, values are fields as `COPY … (FORMAT csv)` writes them with these options. If there is one field only and
     nothing but a line end behind it, `\\.` is quoted.
     """
-
-
-class Lines:
-    """A batch of rows that are already encoded. A slice has only some of the rows, and shares the bytes."""
-
-    __slots__ = ("_begin", "data", "ends")
-
-    def __init__(self, data: bytes, ends: memoryview, begin: int = 0) -> None:
-        """`ends` (format Q) has the offset in `data` behind each row. The first row begins at `begin`."""
-        self.data = data
-        self.ends = ends
-        self._begin = begin
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, rows: slice) -> "Lines":
-        """Return consecutive rows."""
-        start, _, _ = rows.indices(len(self.ends))
-        return Lines(self.data, self.ends[rows], self.ends[start - 1] if start else self._begin)
-
-    def __bytes__(self) -> bytes:
-        return self.data[self._begin : self.ends[-1] if self.ends else self._begin]
 
 
 class Batches(Protocol):

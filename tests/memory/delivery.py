@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from pipeline_processing.model import CsvOptions
-from pipeline_processing.ports import Lines, Template
+from pipeline_processing.ports import Template
+from pipeline_processing.rows.lines import Lines
 
 Outputs = Template | Sequence[int | Template]
 

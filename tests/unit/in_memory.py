@@ -24,8 +24,9 @@ from pipeline_processing.destinations.several import Destinations
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunRecord, RunTable
 from pipeline_processing.model import JobRequest, Run
-from pipeline_processing.ports import Content, Lines, LookupTable, Upload, UploadStarted, Upstream
+from pipeline_processing.ports import Content, LookupTable, Upload, UploadStarted, Upstream
 from pipeline_processing.rows.columns import Column, Columns, Kind
+from pipeline_processing.rows.lines import Lines
 from pipeline_processing.rows.values import PLAIN_NUMBER, PLAIN_TEXT
 from pipeline_processing.runs.billing import Ledger
 from pipeline_processing.runs.completions import RunCompletion, RunProgress

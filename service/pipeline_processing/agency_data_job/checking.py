@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from pipeline_processing.agency_data_job.chain import closing_steps, step_context
 from pipeline_processing.agency_data_job.config import BEGINNING, AgencyJobConfig, DatasetConfig, InvalidJobConfig
+from pipeline_processing.agency_data_job.links import closing_steps, step_context
 from pipeline_processing.agency_data_job.params import DeclaredParams
 from pipeline_processing.agency_data_job.rejections import Rejections
 from pipeline_processing.agency_data_job.request_values import described
@@ -78,11 +78,15 @@ def faults_without_servers(
     `secrets` are the names of the secrets in the settings; None if the settings are unknown.
     """
     file = None
+    told = set[str]()  # what is wrong in `defaults` is wrong in each dataset
     for each in faults_of_meaning(config, secrets=secrets):
         if file is None and path is not None:
             with suppress(UnusableFile):  # it was there when the config was loaded
                 file = ConfigFile.read(path, what="job config", remedy="")
-        yield each.error.at(_path(each.location) if file is None else file.place(each.location, word=each.word))
+        fault = each.error.at(_path(each.location) if file is None else file.place(each.location, word=each.word))
+        if str(fault) not in told:
+            told.add(str(fault))
+            yield fault
 
 
 def faults_of_meaning(

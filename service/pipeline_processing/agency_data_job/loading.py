@@ -63,11 +63,15 @@ def _reduced(document: Mapping[str, Any], faulty: Sequence[Location]) -> tuple[d
     """Return the document with faulty parts left out or replaced, and the locations of replaced sources and steps."""
     gone = {location[0] for location in faulty if location and location[0] != "datasets"}
     reduced = {key: value for key, value in document.items() if key not in gone}
+    defaults = document.get("defaults")
+    if "defaults" in gone and isinstance(defaults, dict):
+        wrong = {location[1:2] for location in faulty if location[:1] == ("defaults",)}
+        reduced["defaults"] = {key: defaults[key] for key in _INDEPENDENT if key in defaults and (key,) not in wrong}
     datasets, replaced = [], set[Location]()
     written = document.get("datasets")
     for at, dataset in enumerate(written if isinstance(written, list) else ()):
         within = [location[2:] for location in faulty if location[:2] == ("datasets", at)]
-        if within:
+        if within or "defaults" in gone:
             dataset, parts = _reduced_dataset(
                 dataset if isinstance(dataset, dict) else {}, within, name=f"dataset-{at}"
             )
@@ -81,6 +85,7 @@ def _reduced_dataset(
 ) -> tuple[dict[str, Any], set[Location]]:
     wrong = {location[0] for location in faulty if location}
     kept = {key: dataset[key] for key in _INDEPENDENT if key in dataset and key not in wrong}
+    kept |= {"overlap": None, "max_rejected": None}  # those of `defaults` may need a key that is left out here
     kept["name"] = dataset["name"] if "name" in dataset and "name" not in wrong else name
     replaced = set[Location]()
     if "source" in dataset and "source" not in wrong:

@@ -19,8 +19,9 @@ from pipeline_processing.errors import ArtifactTooLarge, DataError
 from pipeline_processing.log import get_logger
 from pipeline_processing.model import Compression, FormatName
 from pipeline_processing.plan import Artifact
-from pipeline_processing.ports import Content, Destination, Format, Lines, Packer, Row, Rows, Upload
+from pipeline_processing.ports import Content, Destination, Format, Packer, Row, Rows, Upload
 from pipeline_processing.rows.columns import UNKNOWN_COLUMNS, Columns
+from pipeline_processing.rows.lines import Lines
 from pipeline_processing.steps.step import Batch
 
 log = get_logger(__name__)

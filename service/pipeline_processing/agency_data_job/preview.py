@@ -9,7 +9,8 @@ from pipeline_processing.agency_data_job.config import AgencyJobConfig, DatasetC
 from pipeline_processing.agency_data_job.context import RunContext
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.model import Compression, DatasetCounts, FormatName, JobRequest
-from pipeline_processing.ports import Lines, Services, Snapshot, Source
+from pipeline_processing.ports import Services, Snapshot, Source
+from pipeline_processing.rows.lines import Lines
 
 _RUN_ID = "preview"
 

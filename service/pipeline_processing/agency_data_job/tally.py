@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline_processing.model import DatasetCounts
-from pipeline_processing.ports import Batches, Lines, Records
+from pipeline_processing.ports import Batches, Records
+from pipeline_processing.rows.lines import Lines
 from pipeline_processing.telemetry.spans import child
 
 STAGES = ("source", "steps", "format", "upload")

@@ -38,7 +38,7 @@ class Draft:
     text: str
     datasets: tuple[str, ...]
     left_out: tuple[str, ...]
-    """Tables without the column."""
+    """Tables without the column, or with names that `table` can't have."""
 
 
 async def draft_of_database(settings: Settings, *, agency_column: str | None) -> Draft:
@@ -61,8 +61,10 @@ def draft(tables: Sequence[CatalogueTable], *, agency_column: str | None) -> Dra
     if not kinds:
         raise NothingToExport(_no_table(tables, column if agency_column else None))
     kind = kinds.most_common(1)[0][0]
-    exported = [each for each in tables if _kind(each.columns.get(column, "")) is kind and _usable(each)]
-    others = tuple(_name(each) for each in tables if each not in exported)
+    having = [each for each in tables if _kind(each.columns.get(column, "")) is kind]
+    exported = [each for each in having if _usable(each)]
+    others = tuple(_name(each) for each in tables if each not in having)
+    dotted = tuple(_name(each) for each in having if not _usable(each))
     names = _dataset_names(exported)
     lines = [
         "# yaml-language-server: $schema=job-config.schema.json",
@@ -78,10 +80,16 @@ def draft(tables: Sequence[CatalogueTable], *, agency_column: str | None) -> Dra
     if others:
         lines.append("")
         lines += _commented(f"Left out, because they have no column {column} of type {kind}:", others)
-        lines.append("# A list that every agency gets whole needs `shared: true` instead of `agency_column`.")
+        lines.append(
+            "# A list that every agency gets whole needs `shared: true` instead of `agency_column`. Where another"
+        )
+        lines.append("# table says whose rows they are, write a `query` with a join.")
+    if dotted:
+        lines.append("")
+        lines += _commented("Left out, because `table` takes no name with a dot; write a `query` instead:", dotted)
     lines += ["", "# Without this, PIPELINE_DESTINATION says where artifacts go.", "# destinations:"]
     lines.append("#   - s3: {bucket: exports, prefix: agencies}")
-    return Draft("\n".join(lines) + "\n", tuple(names), others)
+    return Draft("\n".join(lines) + "\n", tuple(names), others + dotted)
 
 
 def _dataset(name: str, table: CatalogueTable, column: str, *, first: bool) -> Iterator[str]:

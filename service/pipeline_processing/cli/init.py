@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,8 @@ def init(
     log_to_stderr(level="warning")
     if file.exists():
         raise typer.BadParameter(f"{file} exists. Name another file, or delete it.", param_hint="FILE")
-    drafted = run_async(draft_of_database(current_settings(), agency_column=agency_column))
+    settings = current_settings()
+    drafted = run_async(draft_of_database(settings, agency_column=agency_column))
     schema = file.with_name(_SCHEMA)
     try:
         with file.open("x", encoding="utf-8") as opened:
@@ -50,6 +52,10 @@ def init(
         raise typer.BadParameter(f"can't write {error.filename}: {error.strerror}.", param_hint="FILE") from None
     typer.echo(file)
     note(f"It exports {counted(len(drafted.datasets), 'table')}, and leaves {len(drafted.left_out)} out. Next:")
-    note(f"  export PIPELINE_JOB_CONFIG_FILE={file}")
-    note("  pipeline-processing config check")
+    note(f"  export PIPELINE_JOB_CONFIG_FILE={shlex.quote(str(file))}")
     note("  pipeline-processing preview agency_data_job --agency-id ID")
+    if settings.destination is None:
+        note("  mkdir -p exports; export PIPELINE_DESTINATION=file://$PWD/exports")
+    note("  pipeline-processing migrate")
+    note("  pipeline-processing config check --connect")
+    note("  pipeline-processing run agency_data_job --agency-id ID")

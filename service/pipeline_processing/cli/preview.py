@@ -105,7 +105,9 @@ def _heading(shown: Preview) -> str:
     aside = [(counts.rows_filtered, "filtered"), (counts.rows_rejected, "rejected")]
     told = ", ".join(f"{rows:,} {what}" for rows, what in aside if rows)
     shows = counted(counts.rows_written, "row")
-    return f"{counts.name}: {'the first ' if shown.more else ''}{shows}{told and f' ({told} on the way)'}"
+    if shown.more:
+        shows = "the first row" if counts.rows_written == 1 else f"the first {shows}"
+    return f"{counts.name}: {shows}{told and f' ({told} on the way)'}"
 
 
 def _print(lines: Iterable[bytes], *, wide: bool) -> None:
@@ -125,4 +127,15 @@ class _Number(str):
 
 
 def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: Any) -> str:
+    match value:
+        case _Number():
+            return value
+        case dict():
+            return "{" + ", ".join(f"{_json(key)}: {_json(each)}" for key, each in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(_json, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -50,7 +50,12 @@ class ConfigFile:
     document: YamlDocument
 
     def written(self, location: Location) -> Location:
-        """Return where it is written: a key that a dataset doesn't have may be one of `defaults`."""
+        """
+        Return where it is written: a key that a dataset doesn't have may be one of `defaults`, and a query may be in
+        its `query_file`.
+        """
+        if location[-1:] == ("query",) and self.document.known(location)[-1:] != ("query",):
+            return (*location[:-1], "query_file")
         if location[:1] != ("datasets",) or len(location) < 3 or len(self.document.known(location[:3])) == 3:
             return location
         shared: Location = ("defaults", *location[2:])

@@ -46,6 +46,8 @@ def words_of(fault: ErrorDetails, *, keys: Mapping[str, Collection[str]]) -> str
     kind, context, value = fault["type"], fault.get("ctx", {}), fault["input"]
     match kind:
         case "extra_forbidden":
+            if value is None and " " in str(fault["loc"][-1]):  # {query: SELECT a, b FROM c}
+                return "unknown key: within braces a comma ends a text, so put it in quotes"
             return f"unknown key{_instead(str(fault['loc'][-1]), keys)}"
         case "missing":
             return f"needs `{fault['loc'][-1]}`"

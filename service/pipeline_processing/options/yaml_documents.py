@@ -16,9 +16,10 @@ from pipeline_processing.options.validation import shown
 
 _BOOLEAN, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 
-
+_MAPPING_IN_TEXT = "mapping values are not allowed here"
+_KEY_BELOW_TEXT = "a key below a text: the line above lacks its colon, or this line is indented too far"
 _ADVICE = {
-    "mapping values are not allowed here": "a colon and a space make a mapping: put a text with a colon in quotes, or "
+    _MAPPING_IN_TEXT: "a colon and a space make a mapping: put a text with a colon in quotes, or "
     "below the key after `|`",
     "found character '\\t' that cannot start any token": "a tab can't indent: use spaces",
     "could not find expected ':'": "a key needs a colon and a space behind it; a text below its key must be indented",
@@ -30,6 +31,7 @@ _ADVICE = {
     "could not determine a constructor for the tag": "a tag (`!`) has no meaning here: put the text in quotes",
     "that cannot start any token": "no value starts with this character: put the text in quotes",
     "while scanning an alias": "an alias is a `*` and a name: put the text in quotes",
+    "found another document": "a config is one document: leave out this `---` and what is below it",
     "found undefined alias": "no anchor (`&`) above has this name: put a text that starts with `*` in quotes",
 }
 """What PyYAML says → what it mostly means in a config."""
@@ -50,7 +52,12 @@ class InvalidYaml(ValueError):
         self.place = None if mark is None else Place(mark.line + 1, mark.column + 1)
         """Where, if it is known."""
         said = ": ".join(filter(None, (getattr(error, "problem", None), getattr(error, "context", None)))) or str(error)
-        super().__init__(next((advice for words, advice in _ADVICE.items() if words in said), said))
+        advice = next((advice for words, advice in _ADVICE.items() if words in said), said)
+        if mark is not None and _MAPPING_IN_TEXT in said:
+            *_, before = mark.buffer[: mark.pointer].rpartition("\n")
+            if ":" not in before:
+                advice = _KEY_BELOW_TEXT
+        super().__init__(advice)
         where = f"(at line {self.place.line}, column {self.place.column})" if self.place else ""
         twice = f": {error.problem}" if isinstance(error, _KeyTwice) else ""
         self.without_content = f"{where}{twice}"

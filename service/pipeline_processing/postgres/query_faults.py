@@ -57,8 +57,9 @@ def _faults_of_statement(tokens: Sequence[Token]) -> Iterator[str]:
             yield f"The query begins with {statements[0].text}: did you mean {close[0]}?"
         else:
             yield f"The query begins with {statements[0].text}, but a query begins with SELECT, WITH, VALUES or TABLE."
-    end = next((at for at, each in enumerate(tokens) if each.text == ";" and at), len(tokens))
-    if any(each.text != ";" for each in tokens[end:]):
+    begun = tokens[tokens.index(statements[0]) :]
+    end = next((at for at, each in enumerate(begun) if each.text == ";"), len(begun))
+    if any(each.text != ";" for each in begun[end:]):
         yield "The query has two statements, separated by a semicolon. Keep one."
 
 

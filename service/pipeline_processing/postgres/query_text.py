@@ -12,10 +12,11 @@ _STARTS_NAME = r"[^\0-@\[-^`{-\x7f]"  # a letter, an underscore, or beyond ASCII
 _IN_TAG = r"[^\0-/:-@\[-^`{-\x7f]"  # a digit too
 _IN_NAME = r"[^\0-#%-/:-@\[-^`{-\x7f]"  # a dollar too
 _ESCAPED = r"'(?:[^'\\]|\\.|'')*+'"
+_GOES_ON = r"(?:[ \t\f\v]|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]|--[^\n\r]*+[\n\r])*+"  # a text, in another line
 _TOKEN = re.compile(
     rf"""(?P<SPACE>[ \t\n\r\f\v]+|--[^\n\r]*)
     |(?P<COMMENT>/\*)
-    |(?P<TEXT>[eE]{_ESCAPED}(?:[ \t\f\v]*[\n\r][ \t\n\r\f\v]*{_ESCAPED})*|(?:[bBnNxX]|[uU]&)?'(?:[^']|'')*+')
+    |(?P<TEXT>[eE]{_ESCAPED}(?:{_GOES_ON}{_ESCAPED})*|(?:[bBnNxX]|[uU]&)?'(?:[^']|'')*+')
     |(?P<QUOTED>(?:[uU]&)?"(?:[^"]|"")*+")
     |(?P<PLACEHOLDER>\$[0-9]{{1,9}}(?![0-9]))
     |(?P<DOLLARS>\$(?:{_STARTS_NAME}{_IN_TAG}*)?\$)

@@ -1,1 +1,1 @@
-"""The built-in steps, one module per step. `agency_data_job/chain.py` builds and runs them."""
+"""The built-in steps, one module per step. `agency_data_job/` builds (`links.py`) and runs (`chain.py`) them."""

@@ -23,7 +23,13 @@ def packages() -> Path:
                 complete.mkdir()
                 for file in (lock, _HERE / "package.json"):
                     shutil.copy(file, complete)
-                options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier")
+                options = (
+                    "--ignore-scripts",
+                    "--no-audit",
+                    "--no-fund",
+                    "--no-update-notifier",
+                    "--fetch-timeout=30000",
+                )
                 done = npm(
                     ["ci", *options], return_completed_process=True, cwd=complete, capture_output=True, text=True
                 )

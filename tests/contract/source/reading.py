@@ -8,8 +8,9 @@ from typing import Any
 import asyncpg
 
 from pipeline_processing.errors import SourceUnavailable
-from pipeline_processing.ports import Batches, Lines, Rows
+from pipeline_processing.ports import Batches, Rows
 from pipeline_processing.postgres.client import DatabaseClient
+from pipeline_processing.rows.lines import Lines
 from pipeline_processing.rows.projection import Projection
 from pipeline_processing.sources.postgres.copy_reader import NewDecoder, chosen_reader
 from pipeline_processing.sources.postgres.options import PostgresSourceConfig

@@ -9,7 +9,8 @@ import pytest_asyncio
 
 from pipeline_processing.formats.formats import carry_of
 from pipeline_processing.model import FormatName
-from pipeline_processing.ports import Delivers, Lines
+from pipeline_processing.ports import Delivers
+from pipeline_processing.rows.lines import Lines
 from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.reading import config, postgres_source
 from tests.contract.source.torture import TEXTS

@@ -99,6 +99,15 @@ async def test_queries_are_planned_before_any_is_read(source: PostgresSource):
             pytest.fail("the snapshot was opened")
 
 
+async def test_a_wrong_table_is_told_as_a_table(source: PostgresSource):
+    """Its dataset has no query to correct."""
+    table = PostgresSourceConfig(table="accounts", agency_column="tenant_id")
+
+    with pytest.raises(QueryInvalid, match="can't read table 'accounts': column \"tenant_id\" does not exist"):
+        async with source.snapshot({"accounts": table}):
+            pytest.fail("the snapshot was opened")
+
+
 @pytest.mark.parametrize(("carry", "other"), [("json", "text"), ("text", "json"), ("json", "json")])
 @pytest.mark.parametrize(
     "query",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_processing.agency_data_job import chain as chain_module
+from pipeline_processing.agency_data_job import links
 from pipeline_processing.agency_data_job.chain import Chain
 from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.ports import Records, Rows, Services
@@ -29,9 +29,9 @@ async def open_chain(
 ) -> AsyncIterator[Chain]:
     """The chain of dataset `records` with these steps and options."""
     dataset = job("records", steps=list(steps), **options).datasets[0]
-    makers = [*chain_module._makers(dataset), *((make, None) for make in behind)]
+    makers = [*links._makers(dataset), *((make, None) for make in behind)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chain_module, "_makers", lambda dataset: makers)
+        patch.setattr(links, "_makers", lambda dataset: makers)
         opening = Chain.open(
             dataset,
             columns,

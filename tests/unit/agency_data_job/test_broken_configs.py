@@ -402,6 +402,42 @@ CONFIGS = {
             """,
         [
             "2:17 defaults.max_rejected: `max_rejected` needs `on_row_error: skip` or `quarantine`: with `fail` none is rejected",
+            "3:25 defaults.expect.unique[1]: Step 'expect unique: id, keey' reads column 'keey', but the rows there have id, name, email. Correct the step, or keep the column in an earlier `select`.",
+        ],
+    ),
+    "defaults that need each other": Broken(
+        """\
+            defaults: {since: last_success, overlap: 5m, expect: {not_null: [idd]}}
+            datasets:
+              - name: people
+                source: {postgres: {query: "SELECT id FROM people WHERE agency_id = $1 AND at > $2", args: [agency_id, since]}}
+                stpes: []
+              - name: others
+                source: {postgres: {query: "SELECT id FROM people WHERE agency_id = $1 AND at > $2", args: [agency_id, since]}}
+            """,
+        [
+            "1:66 defaults.expect.not_null[0]: Step 'expect not_null: idd' reads column 'idd', but the rows there have id. Did you mean 'id'? Correct the step, or keep the column in an earlier `select`.",
+            "5:5 datasets[people].stpes: unknown key: did you mean steps?",
+        ],
+    ),
+    "a comma in a text without quotes": Broken(
+        """\
+            datasets:
+              - name: people
+                source: {postgres: {query: SELECT id, name FROM people WHERE agency_id = $1, args: [agency_id]}}
+            """,
+        [
+            "3:43 datasets[people].source.postgres.name FROM people WHERE agency_id = $1: unknown key: within braces a comma ends a text, so put it in quotes",
+        ],
+    ),
+    "two documents": Broken(
+        """\
+            datasets: []
+            ---
+            datasets: []
+            """,
+        [
+            "2:1 a config is one document: leave out this `---` and what is below it",
         ],
     ),
 }

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipeline_processing.agency_data_job.checking import faults_without_servers
 from pipeline_processing.agency_data_job.config import (
     AgencyJobConfig,
     DatasetConfig,
@@ -293,6 +294,11 @@ def test_a_query_in_a_file(path: Path):
         return load_job_config(path)
 
     assert loaded(query_file="sql/records.sql") == loaded(query=query)
+    (path.parent / "of-windows.sql").write_text(query, "utf-8-sig")
+    assert loaded(query_file="of-windows.sql") == loaded(query=query)
+    (path.parent / "misspelt.sql").write_text("SELEC $1")
+    (fault,) = faults_without_servers(loaded(query_file="misspelt.sql"), secrets=None, path=path)
+    assert "source.postgres.query_file: The query begins with SELEC" in str(fault)
     with pytest.raises(
         InvalidJobConfig,
         match=r"job.yaml:\d+:\d+ datasets.records..source.postgres.query_file: can't be read: No such file",

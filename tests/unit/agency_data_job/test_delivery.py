@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pipeline_processing.errors import PipelineError
 from pipeline_processing.formats.csv import AS_COPY_DOES
 from pipeline_processing.kinds import column_of_kind, form_of
-from pipeline_processing.ports import Lines, Template
+from pipeline_processing.ports import Template
 from pipeline_processing.rows.columns import Columns, Kind
+from pipeline_processing.rows.lines import Lines
 from tests.memory.delivery import Outputs, delivered
 from tests.properties import examples
 from tests.unit.agency_data_job.chains import open_chain

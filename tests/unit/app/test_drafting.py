@@ -66,6 +66,15 @@ def test_the_kind_of_key_is_that_of_the_column(type_name: str, kind: str, tmp_pa
     assert drafted.left_out == ("other",)
 
 
+def test_a_table_is_left_out_for_its_own_reason() -> None:
+    """A name with a dot isn't a missing column."""
+    drafted = draft([replace(RECORDS, name="Order.Log"), RECORDS, STATUSES], agency_column=None)
+
+    assert drafted.left_out == ("lists.statuses", "Order.Log")
+    assert "no column agency_id of type integer: lists.statuses\n" in drafted.text
+    assert "no name with a dot; write a `query` instead: Order.Log\n" in drafted.text
+
+
 def test_without_the_column_the_message_helps() -> None:
     """It names the columns that it could be, or what the role lacks."""
     with pytest.raises(NothingToExport, match=r"agency_id, tenant_id, .* --agency-column\. .* have: code \(1\)\."):

@@ -85,6 +85,8 @@ def test_an_empty_document_has_a_place() -> None:
     ("text", "place", "message"),
     [
         ("a: 1\nb: c: d", (2, 5), "a colon and a space make a mapping"),
+        ("a\n  b: c", (2, 4), "the line above lacks its colon"),
+        ("- a: b\n    c: d", (2, 6), "indented too far"),
         ("a:\n\tb: 1", (2, 1), "a tab can't indent"),
         ("a: [1, 2", (1, 9), "isn't closed"),
         ("a: 'x", (1, 6), "a quote isn't closed"),

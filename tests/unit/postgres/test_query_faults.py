@@ -42,6 +42,8 @@ def test_faults(query: str, args: tuple[str, ...], expected: list[str]):
         "WITH a AS (SELECT $1 AS b) SELECT * FROM a WHERE b <> ';' ;;",
         "(SELECT $1) UNION (SELECT 2)",
         "VALUES ($1, $$;$$)",
+        ";; SELECT $1; -- nothing more",
+        "SELECT E'a\\''-- it goes on\n 'b;\\'', $1",
         "EXPLAIN SELECT $1",
         "/* a */ SELECT 1 FORM nonsense WHERE $1",
     ],

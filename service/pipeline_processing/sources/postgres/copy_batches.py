@@ -21,8 +21,9 @@ import asyncpg
 
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.errors import RowTooLarge
-from pipeline_processing.ports import Lines, Template
+from pipeline_processing.ports import Template
 from pipeline_processing.rows.columns import Columns
+from pipeline_processing.rows.lines import Lines
 from pipeline_processing.sources.postgres.batches import MAX_BATCH_ROWS
 from pipeline_processing.sources.postgres.tap import Tap, transport_of
 from pipeline_processing.usage import current_usage

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline_processing.ports import Lines, Template
+from pipeline_processing.ports import Template
+from pipeline_processing.rows.lines import Lines
 
 TYPES: frozenset[str]
 

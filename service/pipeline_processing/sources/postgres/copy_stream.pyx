@@ -50,7 +50,8 @@ from pipeline_processing.sources.postgres.copy_values cimport (
 
 from msgspec import Raw
 
-from pipeline_processing.ports import Lines, Template
+from pipeline_processing.ports import Template
+from pipeline_processing.rows.lines import Lines
 
 
 cdef extern from "Python.h":

@@ -88,22 +88,28 @@ class PostgresSourceConfig(Part):
     @model_validator(mode="before")
     @classmethod
     def _query_of_its_file(cls, options: Any, info: ValidationInfo) -> Any:
-        if not isinstance(options, Mapping) or "query" in options or not isinstance(options.get("query_file"), str):
+        if not isinstance(options, Mapping) or not isinstance(options.get("query_file"), str):
+            return options
+        if "query" in options or "table" in options:
             return options
         folder = (info.context or {}).get(FOLDER, Path())
         try:
-            query = (folder / options["query_file"]).read_text("utf-8")
+            query = (folder / options["query_file"]).read_text("utf-8-sig")
         except OSError as error:
             why = f"can't be read: {error.strerror}. Its path is relative to the folder of the job config"
             raise fault_below("query_file", why=why) from None
         except ValueError:
             raise fault_below("query_file", why="must be a text file in UTF-8") from None
+        if not query:
+            raise fault_below("query_file", why="is an empty file: write the query into it")
         return {key: value for key, value in options.items() if key != "query_file"} | {"query": query}
 
     @model_validator(mode="after")
     def _either_table_or_query(self) -> "PostgresSourceConfig":
-        if (self.table is None) is (self.query is None) or self.query_file is not None:
-            raise ValueError("needs one of `table`, `query` and `query_file`")
+        given = [name for name in ("table", "query", "query_file") if getattr(self, name) is not None]
+        if len(given) != 1:
+            has = f", and has {' and '.join(f'`{name}`' for name in given)}" if given else ""
+            raise ValueError(f"needs one of `table`, `query` and `query_file`{has}")
         has, others = ("table", _OF_A_QUERY) if self.query is None else ("query", _OF_A_TABLE)
         if wrong := [name for name in others if getattr(self, name)]:
             raise ValueError(f"`{wrong[0]}` doesn't go with `{has}`")

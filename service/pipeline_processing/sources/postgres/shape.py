@@ -76,17 +76,17 @@ SELECT oid FROM pg_type WHERE typtype = 'e' AND oid = ANY ($1)
 
 
 async def shape_of(
-    connection: asyncpg.Connection, query: str, *, known: Shape | None = None
+    connection: asyncpg.Connection, query: str, *, known: Shape | None = None, doing: str = "plan the query"
 ) -> tuple[Shape, PreparedStatement | None]:
     """
     Let Postgres describe a query, which plans it without running it. Returns its shape, which is `known` if nothing has
-    changed since, and the statement that was prepared for it, if asyncpg can.
+    changed since, and the statement that was prepared for it, if asyncpg can. `doing` is for messages.
 
     Raises QueryInvalid.
     """
     statement = None
     modifiers: tuple[int, ...] = ()
-    with planning():
+    with planning(doing=doing):
         try:
             with Descriptions.of(connection) as heard:
                 statement = await connection.prepare(query)
@@ -104,18 +104,19 @@ async def shape_of(
 
 
 @contextmanager
-def planning(*, written_in: str = "the job config") -> Iterator[None]:
+def planning(*, written_in: str = "the job config", doing: str = "plan the query") -> Iterator[None]:
     """
     Translate errors of planning and of binding arguments: asyncpg's own errors for those are DataErrors (22000).
 
-    `written_in` is where the query stands, for messages.
+    `written_in` is where the query stands, and `doing` what Postgres is asked to do, for messages.
     """
     try:
         yield
     except asyncpg.PostgresError as error:
         if cannot_plan(error):
+            hint = _KIND_OF_KEY if error.sqlstate == _INVALID_TEXT else ""
             raise QueryInvalid(
-                f"Postgres can't plan the query: {cause_of(error)}. Correct it in {written_in}."
+                f"Postgres can't {doing}: {cause_of(error)}. Correct it in {written_in}.{hint}"
             ) from error
         raise
 
@@ -128,6 +129,10 @@ def cannot_plan(error: asyncpg.PostgresError) -> bool:
 _CANNOT_PLAN = ("42", "22", "0A")
 """SQLSTATE classes of errors in a query: syntax, invalid constants, unsupported features."""
 _INSUFFICIENT_PRIVILEGE = "42501"
+_INVALID_TEXT = "22P02"
+_KIND_OF_KEY = (
+    " If the value is an agency's id, `agency_key` must be of the column's type: `integer`, `uuid` or `text`."
+)
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -190,7 +190,8 @@ class PostgresSource:
         errors = DatasetErrors(name, database=self.pool, statement_timeout=config.statement_timeout, standby=standby)
         with errors.located():
             known = self._shapes.get(config.sql)
-            shape, statement = await shape_of(session.connection, config.sql, known=known)
+            doing = "plan the query" if config.table is None else f"read table '{config.table}'"
+            shape, statement = await shape_of(session.connection, config.sql, known=known, doing=doing)
         self._shapes[config.sql] = shape
         return _Dataset(config, shape, errors, statement, carry=session.carry)
 

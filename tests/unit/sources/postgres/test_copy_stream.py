@@ -12,7 +12,8 @@ from msgspec.json import encode
 
 from pipeline_processing.formats.csv import Csv
 from pipeline_processing.model import CsvOptions
-from pipeline_processing.ports import Lines, Template
+from pipeline_processing.ports import Template
+from pipeline_processing.rows.lines import Lines
 from pipeline_processing.rows.projection import Projection
 from tests.properties import examples
 from tests.unit.sources.postgres.copied import (

@@ -54,7 +54,8 @@ def test_columns_of_a_table_are_known_without_a_server():
     ("given", "fault"),
     [
         ({}, "needs one of `table`, `query` and `query_file`"),
-        ({"table": "orders", "query": "SELECT 1 AS a"}, "needs one of `table`, `query` and `query_file`"),
+        ({"table": "orders", "query": "SELECT 1 AS a"}, "needs one of .*, and has `table` and `query`"),
+        ({"table": "orders", "query_file": "a.sql"}, "needs one of .*, and has `table` and `query_file`"),
         ({"query_file": "a.sql", "query": "SELECT 1 AS a"}, "needs one of `table`, `query` and `query_file`"),
         ({"table": "orders", "args": ["agency_id"]}, "`args` doesn't go with `table`"),
         ({"query": "SELECT 1 AS a", "key": "id"}, "`key` doesn't go with `query`"),
