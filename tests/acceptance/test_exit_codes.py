@@ -83,8 +83,8 @@ REFUSED = {
     "agency 0": Refused(65, ("agency_id", "greater than or equal to 1"), (*RUN, "--agency-id", "0")),
     "every fault of a request": Refused(
         65,
-        ("agency_id", "run_id", "format"),
-        (*RUN, "--agency-id", "-1", "--run-id", "no spaces", "--format", "xml"),
+        ("agency_id", "run_id", "since", "format"),
+        (*RUN, "--agency-id", "-1", "--run-id", "no spaces", "--since", "soon", "--format", "xml"),
     ),
     "unknown job": Refused(65, ("'other_job'", "agency_data_job"), ("run", "other_job", "--agency-id", "1")),
     "unknown dataset": Refused(

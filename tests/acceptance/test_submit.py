@@ -197,7 +197,7 @@ def test_wrong_requests(shared: Shared) -> None:
     ends = shared.messages.ends()
     for code, says, options in (
         (65, "agency_id 0", ("--agency-id", 0, "--agency-id", 1)),
-        (64, "--deadline", ("--agency-id", 1, "--deadline", "tomorrow")),
+        (65, "deadline", ("--agency-id", 1, "--deadline", "tomorrow")),
         (65, "run_id", ("--agency-id", 1, "--run-id", "no spaces")),
         (65, "params.color: isn't declared", ("--agency-id", 1, "--param", "color=red")),
         (65, "no dataset 'invoices'", ("--agency-id", 1, "--dataset", "invoices")),

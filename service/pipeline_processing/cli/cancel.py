@@ -47,7 +47,7 @@ def cancel(
     run_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN_ID]", help="The run to cancel now, as `history` names it.", autocompletion=completion.run_ids
+            metavar="RUN_ID", help="The run to cancel now, as `history` names it.", autocompletion=completion.run_ids
         ),
     ] = None,
     agency_id: WantedAgency = None,
@@ -150,14 +150,20 @@ async def _all_cancelled(
 
     outcomes = Counter[bool | None]()
     async with run_store(current_settings(), connections=_CONNECTIONS) as runs:
-        while page := await runs.history.newest(wanted, limit=_PAGE):
-            shown: list[_Outcome] = [(run, None) for run in page]
+        try:
+            while page := await runs.history.newest(wanted, limit=_PAGE):
+                shown: list[_Outcome] = [(run, None) for run in page]
+                if execute:
+                    now = await asyncio.gather(*(runs.queue.cancel(run.run_id) for run in page))
+                    shown = [(run, run.state == "cancelled") for run in now]
+                show(shown)
+                outcomes.update(outcome for _, outcome in shown)
+                wanted = replace(wanted, after=RunPlace.of(page[-1]))
+        except BaseException:
             if execute:
-                now = await asyncio.gather(*(runs.queue.cancel(run.run_id) for run in page))
-                shown = [(run, run.state == "cancelled") for run in now]
-            show(shown)
-            outcomes.update(outcome for _, outcome in shown)
-            wanted = replace(wanted, after=RunPlace.of(page[-1]))
+                done = render.counted(outcomes[True], "run")
+                typer.echo(f"{done} cancelled, and perhaps some more. The same command cancels the rest.", err=True)
+            raise
     return outcomes
 
 
@@ -181,14 +187,8 @@ def _line(outcome: _Outcome) -> tuple[str, ...]:
 
 def _object(outcome: _Outcome) -> dict[str, Any]:
     run, cancelled = outcome
-    return {
-        "run_id": run.run_id,
-        "agency_id": run.agency_id,
-        "state": run.state,
-        "requested_by": run.requested_by,
-        "queued_at": run.queued_at.isoformat(),
-        "cancelled": bool(cancelled),
-    }
+    columns = run.model_dump(mode="json", include={"run_id", "agency_id", "state", "requested_by", "queued_at"})
+    return columns | {"cancelled": bool(cancelled)}
 
 
 def _summary(outcomes: Counter[bool | None], *, execute: bool) -> str:

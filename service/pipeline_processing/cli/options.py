@@ -33,9 +33,21 @@ def moment(text: str) -> datetime:
     return _time(text, ahead=False)
 
 
-def coming(text: str) -> datetime:
-    """Parse a time to come: like `moment`, but `2h` is in two hours."""
-    return _time(text, ahead=True)
+def requested(text: str) -> datetime | str:
+    """Parse a time of a request like `moment`. Leaves what isn't one to `requests_of`, which reports all faults."""
+    return _requested(text, ahead=False)
+
+
+def coming(text: str) -> datetime | str:
+    """Parse a time of a request that is to come: like `requested`, but `2h` is in two hours."""
+    return _requested(text, ahead=True)
+
+
+def _requested(text: str, *, ahead: bool) -> datetime | str:
+    try:
+        return _time(text, ahead=ahead)
+    except typer.BadParameter:
+        return text
 
 
 def _time(text: str, *, ahead: bool) -> datetime:
@@ -99,10 +111,10 @@ FormatOption = Annotated[
 ]
 SinceOption = Annotated[
     datetime | None,
-    typer.Option("--since", metavar="T", parser=moment, help=f"A time for the query: {MOMENT}"),
+    typer.Option("--since", metavar="T", parser=requested, help=f"A time for the query: {MOMENT}"),
 ]
 UntilOption = Annotated[
-    datetime | None, typer.Option("--until", metavar="T", parser=moment, help="A time for the query; like --since.")
+    datetime | None, typer.Option("--until", metavar="T", parser=requested, help="A time for the query; like --since.")
 ]
 ParamOption = Annotated[
     list[str] | None,

@@ -24,7 +24,7 @@ def redeliver(
     run_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN_ID]",
+            metavar="RUN_ID",
             help="The event of this run, even if it was delivered.",
             autocompletion=completion.run_ids,
         ),

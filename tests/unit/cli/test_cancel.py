@@ -187,9 +187,30 @@ def test_runs_that_match_are_cancelled(
     shown = [json.loads(line) for line in out.splitlines()]
     assert [each["run_id"] for each in shown] == run_ids
     assert all(each["cancelled"] and each["state"] == "cancelled" for each in shown)
+    assert all(each["queued_at"].endswith("Z") for each in shown)  # as `history` writes it
     assert ("Nothing to do" in err) == (not run_ids)
     cancelled = {each for each in ("q", "r", "other") if several.record(each).run.state is RunState.CANCELLED}
     assert cancelled == set(run_ids)
+
+
+def test_who_interrupts_it_learns_how_far_it_came(
+    several: Service, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """And that the rest can be cancelled."""
+    pages: list[object] = []
+
+    def interrupted_later(page: object, **_: object) -> None:
+        pages.append(page)
+        if len(pages) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cancel, "_PAGE", 1)
+    monkeypatch.setattr(cancel, "_print_page", interrupted_later)
+
+    assert main(["cancel", "--since", "2000-01-01", "--execute"]) == 130
+
+    assert "1 run cancelled, and perhaps some more. The same command cancels the rest." in capsys.readouterr().err
+    assert [several.record(each).run.state for each in ("q", "r", "other")].count(RunState.CANCELLED) == 2
 
 
 def test_a_run_that_is_decided_meanwhile_is_left(several: Service, between: Between, capsys: Captured) -> None:

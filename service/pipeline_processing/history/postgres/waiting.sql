@@ -18,10 +18,24 @@ placed AS (
            ) AS place
     FROM due
     JOIN agencies ON agencies.agency_id = due.agency_id
+),
+shown AS MATERIALIZED (
+    -- Chosen first, so that the rest is read for these only, and not for each run of a long queue.
+    SELECT runs.run_id, placed.place, placed.behind
+    FROM runs
+    LEFT JOIN placed ON placed.run_id = runs.run_id
+    WHERE runs.state = 'queued'
+      AND (
+          :agency_id::bigint IS NULL
+          OR (runs.agency_id = :agency_id AND (runs.agency_key IS NULL OR runs.agency_key = :agency::text))
+      )
+      AND (:run_ids::text[] IS NULL OR runs.run_id = ANY(:run_ids))
+    ORDER BY placed.place NULLS LAST, runs.not_before, runs.queued_at, runs.run_id
+    LIMIT :limit
 )
-SELECT runs.*, placed.place, placed.behind, held.run_ids AS held, failed.error_kind AS last_error, now() AS now
-FROM runs
-LEFT JOIN placed ON placed.run_id = runs.run_id
+SELECT runs.*, shown.place, shown.behind, held.run_ids AS held, failed.error_kind AS last_error, now() AS now
+FROM shown
+JOIN runs ON runs.run_id = shown.run_id
 CROSS JOIN LATERAL (
     SELECT coalesce(array_agg(run_id ORDER BY started_at, run_id), '{}') AS run_ids
     FROM runs AS holding
@@ -36,14 +50,7 @@ LEFT JOIN LATERAL (
     ORDER BY attempt DESC
     LIMIT 1
 ) AS failed ON true
-WHERE runs.state = 'queued'
-  AND (
-      :agency_id::bigint IS NULL
-      OR (runs.agency_id = :agency_id AND (runs.agency_key IS NULL OR runs.agency_key = :agency::text))
-  )
-  AND (:run_ids::text[] IS NULL OR runs.run_id = ANY(:run_ids))
-ORDER BY placed.place NULLS LAST, runs.not_before, runs.queued_at, runs.run_id
-LIMIT :limit;
+ORDER BY shown.place NULLS LAST, runs.not_before, runs.queued_at, runs.run_id;
 
 -- name: agencies
 -- Unfinished runs by agency.
