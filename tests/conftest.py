@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 
 import botocore.session
 import pytest
@@ -18,6 +19,8 @@ from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
 from tests.pgbouncer import NewPool, PgBouncer
 from tests.properties import QUICK
+
+_HERE = Path(__file__).parent
 
 settings.load_profile(QUICK)
 # Every S3 client finds and reads the same megabytes of service descriptions, which takes most of the time to open it.
@@ -51,6 +54,17 @@ def pytest_configure(config: pytest.Config) -> None:
             find_engine()
         except ContainerError as error:  # report it once, not for each test
             raise pytest.UsageError(str(error)) from None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Measure coverage by unit and contract tests only, which the floor counts, and not by their property tests, which
+    take several times as long then.
+    """
+    for item in items:
+        measured = item.path.is_relative_to(_HERE / "unit") or item.path.is_relative_to(_HERE / "contract")
+        if not measured or "hypothesis" in item.keywords:
+            item.add_marker("no_cover")
 
 
 @pytest.hookimpl(trylast=True)

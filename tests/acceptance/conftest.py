@@ -15,14 +15,7 @@ from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers
 from pipeline_processing.history.postgres.migrate import migrate
 from tests.acceptance.kafka_side import Messages
-from tests.acceptance.service import HERE, TABLES, NewService, Service
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure no coverage here: the floor counts only the other tests, and it would slow the forked processes down."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker("no_cover")
+from tests.acceptance.service import TABLES, NewService, Service
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ BAD = {
     "unknown key": Bad("invalid_request", "bucket", {"agency_id": 7, "bucket": "mine"}),
     "run id with a slash": Bad("invalid_request", "run_id", {"agency_id": 7, "run_id": "../7"}),
     "time without a zone": Bad("invalid_request", "since", {"agency_id": 7, "since": "2026-01-18T10:00:00"}),
-    "unknown format": Bad("invalid_request", "format", {"agency_id": 7, "format": "parquet"}),
+    "unknown format": Bad("invalid_request", "format", {"agency_id": 7, "format": "avro"}),
     "a NUL, which Postgres can't store": Bad("invalid_request", "NUL", {"agency_id": 7, "requested_by": "a\0b"}),
     "a since that nothing uses": Bad(
         "invalid_request", "since: is not used", {"agency_id": 7, "since": "2026-01-18T10:00:00Z"}

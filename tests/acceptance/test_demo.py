@@ -245,6 +245,7 @@ def after(preparation: str) -> list[str]:
     return [sys.executable, "-c", script]
 
 
+@pytest.mark.long
 def test_a_story_that_isn_t_true_is_an_error(start: StartDemo) -> None:
     """With nothing wrong in the data, the failure that it tells of doesn't happen."""
     demo = start(

@@ -479,7 +479,9 @@ def test_a_prefix_of_another_installation_is_refused(service: Service) -> None:
 # -- signals -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.long), (signal.SIGTERM, 143)]
+)
 def test_a_signal_hands_the_run_back(service: Service, sent: signal.Signals, code: int) -> None:
     """While it streams a run is held; a signal unwinds it, and the same command goes on with it at once."""
     service.sql("CREATE TABLE slow AS SELECT true AS so")

@@ -7,6 +7,7 @@ Every test also shows that all tables of the agencies are as they were before.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -477,9 +478,13 @@ def test_names_and_addresses_that_are_refused(shared: Service) -> None:
 
     assert done.returncode == 65
     said = message(done)
-    written = {f"datasets.{number}.": each for number, each in enumerate(datasets)}
-    written |= {f"destinations.{number}.": each for number, each in enumerate(destinations)}
-    assert {place: each for place, each in written.items() if f"\n  {place}" not in said} == {}
+    written = {f"datasets[{number}].": each for number, each in enumerate(datasets)}
+    written |= {f"destinations[{number}].": each for number, each in enumerate(destinations)}
+    faults = re.findall(r"^  job-\w+\.yaml:\d+:\d+ (.*)$", said, re.MULTILINE)
+    assert {
+        place: each for place, each in written.items() if not any(fault.startswith(place) for fault in faults)
+    } == {}
+    assert len(faults) == len(said.splitlines()) - 1, "each is one line, whatever it names"
     assert "t0ken-pw" not in said
 
 

@@ -63,7 +63,10 @@ SELECT $1::bigint AS agency_id, g AS id, (SELECT jsonb_agg(jsonb_build_object('n
         pytest.param(one_dataset(rows_that_grow(700, to=300_000)), 5700, id="rows grow to 300 kB"),
         pytest.param(one_dataset(rows_that_grow(15, to=7_000_000), format="csv"), 5015, id="rows grow to 7 MB"),
         pytest.param(
-            one_dataset(rows_that_grow(30, to=2_000_000), format="parquet"), 5030, id="rows of Parquet grow to 2 MB"
+            one_dataset(rows_that_grow(30, to=2_000_000), format="parquet"),
+            5030,
+            id="rows of Parquet grow to 2 MB",
+            marks=pytest.mark.long,
         ),
         pytest.param(
             one_dataset(

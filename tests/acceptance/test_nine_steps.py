@@ -121,7 +121,7 @@ def test_every_row_is_accounted_for(exported: Exported) -> None:
     assert set(stops) == {None, *orders.FAULTS, *orders.FILTERED}
     counts = {"rows_read": ROWS, "rows_written": stops[None], "rows_filtered": filtered, "rows_rejected": rejected}
     assert counts["rows_read"] == stops[None] + filtered + rejected
-    assert exported.manifest["datasets"] == [{"name": "records", **counts}]
+    assert exported.manifest["datasets"] == [{"name": "records", **counts, "schema": None}]
     for told in (exported.manifest, completion(exported.done), exported.service.history(RUN)):
         assert {name: told[name] for name in counts} == counts
 

@@ -23,7 +23,8 @@ def without_redundant(faults: Sequence[ErrorDetails]) -> list[ErrorDetails]:
 
 
 def shown(name: str) -> str:
-    """Shorten a key for a message, because senders choose its length."""
+    """Shorten and escape a key for a message, because senders choose its length and its characters."""
+    name = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
     return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
 
 

@@ -9,6 +9,9 @@ import pytest
 
 from tests.contract.clients.node import packages, run
 
+# A new machine downloads 200 MB of packages for these. Run them after a change of the schemas.
+pytestmark = pytest.mark.long
+
 SCHEMAS = Path(__file__).parents[3] / "schemas"
 
 
