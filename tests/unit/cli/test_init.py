@@ -26,6 +26,7 @@ def set_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Settings], None]:
     def set_settings(settings: Settings) -> None:
         monkeypatch.setattr(init, "current_settings", lambda: settings)
 
+    monkeypatch.setattr(init, "log_to_stderr", lambda **_: None)  # other tests read the logs
     monkeypatch.setattr("pipeline_processing.app.drafting.draft_of_database", drafted)
     set_settings(Settings())
     return set_settings

@@ -29,6 +29,7 @@ def found(monkeypatch: pytest.MonkeyPatch, *, members: tuple[Member, ...] = (), 
         return workers_of(members, {0: 3, 1: 3, 2: 3}, [], now=NOW), NOW, 9 if members else 0, problem
 
     monkeypatch.setattr(workers_command, "_found", _found)
+    monkeypatch.setattr(workers_command, "log_to_stderr", lambda **_: None)  # other tests read the logs
 
 
 def test_workers_are_listed_with_their_lag(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
