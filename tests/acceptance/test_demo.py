@@ -157,7 +157,7 @@ def test_the_story(start: StartDemo) -> None:
 @pytest.mark.parametrize(
     ("reached", "number", "code"),
     [
-        ("\n1. ", signal.SIGINT, 130),
+        pytest.param("\n1. ", signal.SIGINT, 130, marks=pytest.mark.long),
         pytest.param("\n1. ", signal.SIGTERM, 143, marks=pytest.mark.long),
         pytest.param("the service starts, as", signal.SIGTERM, 143, marks=pytest.mark.long),
         pytest.param("\n3. ", signal.SIGINT, 130, marks=pytest.mark.long),
@@ -265,6 +265,7 @@ def test_a_story_that_isn_t_true_is_an_error(start: StartDemo) -> None:
     demo.assert_nothing_is_left()
 
 
+@pytest.mark.long
 def test_a_service_that_dies_ends_the_demo(start: StartDemo) -> None:
     """Nobody waits for runs that can't come any more."""
     demo = start(
