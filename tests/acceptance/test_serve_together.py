@@ -84,7 +84,7 @@ def test_a_worker_that_dies_and_one_that_stands_still(service: Service, messages
     eventually(lambda: service.held_by(dies))
     dies.kill()
     assert finished_runs(service) < 90, "too late to show anything"
-    eventually(lambda: finished_runs(service) == len(runs), 120)
+    eventually(lambda: finished_runs(service) == len(runs), 240)
     before = etags(service)
     stands_still.signal(signal.SIGCONT)
 
