@@ -25,6 +25,19 @@ _DEFAULTS = {
 
 _NO_SETTING = ("COMMIT", "SAVEPOINT", "RELEASE")
 
+_LOST_CLIENTS_NOTICED = {"client_connection_check_interval": "5s"}
+"""
+Ends the query of a process that was killed. Otherwise the server notices its loss only when it sends rows, so a query
+that sorts for an hour would keep running beside that of the next attempt.
+"""
+
+_SESSION = r"""
+SELECT pg_catalog.pg_backend_pid(),
+       pg_catalog.current_setting('server_version_num')::int >= 140000
+       AND pg_catalog.version() !~* 'windows|mingw|msvc|visual c'
+"""
+"""Whose session this is, and whether the server has that setting: since Postgres 14, and not on Windows."""
+
 
 class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     """An asyncpg connection whose transactions all have the settings given to `use_settings`."""
@@ -43,12 +56,14 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
         Apply these settings in every transaction. `search_path` is a list of quoted names; None means the user's
         default. Finds out whether there is a pooler in between.
         """
+        pid, notices_lost_clients = await self.fetchrow(_SESSION)
+        # A pooler answers for many sessions, so it makes up the process id that it tells a client.
+        self._owns_session = pid == self.get_server_pid()
+        settings = {**settings, **(_LOST_CLIENTS_NOTICED if notices_lost_clients else {})}
         values = {name: _literal(value) for name, value in settings.items()} | {"search_path": search_path or "DEFAULT"}
         self._local = " ".join(f"SET LOCAL {name} TO {value};" for name, value in values.items())
         values["transaction_isolation"] = "'read committed'"
         self._for_session = " ".join(f"SET {_DEFAULTS.get(name, name)} TO {value};" for name, value in values.items())
-        # A pooler answers for many sessions, so it makes up the process id that it tells a client.
-        self._owns_session = await self.fetchval("SELECT pg_catalog.pg_backend_pid()") == self.get_server_pid()
 
     def transaction(self, *, isolation: str | None = None, readonly: bool = False, deferrable: bool = False) -> Any:
         """Like asyncpg's, but defaults to READ COMMITTED, regardless of the session's default."""

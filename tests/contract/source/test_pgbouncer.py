@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -140,6 +140,27 @@ async def test_a_query_that_is_given_up_is_cancelled_behind_the_pool(
         with pytest.raises(asyncio.CancelledError):
             await reading
         await until(connection, f"{asleep.replace('WHERE', 'WHERE state = $$active$$ AND')} = 0")
+
+
+async def test_the_query_of_a_killed_process_ends(
+    dsn: str, pooled: NewPool, database: str, connection: asyncpg.Connection
+) -> None:
+    """With and without a pooler, although it sends nothing that would show Postgres the loss."""
+    asleep = "(SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep(70%')"
+    dsns = [dsn, *[pooled(mode, pool_size=1).dsn(database) for mode in ("transaction", "session")]]
+    async with AsyncExitStack() as stack:
+        killed, queries = [], []
+        for each in dsns:
+            client = await stack.enter_async_context(DatabaseClient(dsn=each, unavailable=SourceUnavailable))
+            killed.append(await stack.enter_async_context(client.connection()))
+            queries.append(asyncio.create_task(killed[-1].fetchval("SELECT pg_sleep(70)")))
+        await until(connection, f"{asleep} = 3")
+
+        for one in killed:
+            one.terminate()  # closes the connection, and tells the server nothing
+
+        await until(connection, f"{asleep} = 0")
+        await asyncio.gather(*queries, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
