@@ -24,7 +24,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import botocore.session
-import opentelemetry.propagate  # noqa: F401 - imported for the children
+import opentelemetry.exporter.otlp.proto.http.metric_exporter  # imported for the children
+import opentelemetry.exporter.prometheus
+import opentelemetry.propagate  # noqa: F401
+import sqlglot
 
 import pipeline_processing
 import pipeline_processing.cli.main
@@ -37,6 +40,7 @@ for module in pkgutil.walk_packages(pipeline_processing.__path__, "pipeline_proc
         importlib.import_module(module.name)
 for name in pipeline_processing.cli.main.COMMANDS:
     pipeline_processing.cli.main.program(name)
+sqlglot.tokenize("SELECT 1", read="postgres")  # imports the dialect
 botocore.session.get_session().create_client(
     "s3", region_name="us-east-1", aws_access_key_id="none", aws_secret_access_key="none"
 )
