@@ -12,7 +12,7 @@ import typer
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
+from pipeline_processing.cli.options import OutputOption
 from pipeline_processing.cli.run_filters import (
     LabelOption,
     RequestedByOption,
@@ -61,7 +61,6 @@ def cancel(
         bool, typer.Option("--execute", help="Cancel the runs that match, instead of only listing them.")
     ] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Cancel a queued or running run permanently, or with options all queued and running runs that match.
@@ -84,7 +83,6 @@ def cancel(
         since=since,
         until=until,
     )
-    output = output_of(output, as_json=as_json)
     if run_id is not None:
         if wanted != EVERY_RUN:
             raise typer.BadParameter("already selects one run: leave out the filters.", param_hint="'RUN_ID'")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli.context import current_settings, log_to_stderr
-from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
+from pipeline_processing.cli.options import MOMENT, OutputOption, moment
 from pipeline_processing.terminal import render
 from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS
 from pipeline_processing.terminal.notes import note_length
@@ -58,7 +58,6 @@ def list_letters(
         int, typer.Option(min=1, max=100_000, metavar="N", help="Show at most N letters.")
     ] = DEFAULT_LIMIT,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """Show dead letters, newest first. Times are UTC. As json, one object per letter and line."""
     from pipeline_processing.terminal.event_loop import run_async
@@ -70,7 +69,7 @@ def list_letters(
     found = run_async(newest(_filter(reason, since)))
     render.print_items(
         found[:limit],
-        output=output_of(output, as_json=as_json),
+        output=output,
         columns=COLUMNS,
         line=_line,
         as_object=_object,
@@ -82,7 +81,6 @@ def list_letters(
 def show(
     place: PlaceArgument,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Show one dead letter in full: its headers and the original request.
@@ -96,7 +94,7 @@ def show(
             return (await letters.at([place]))[0]
 
     letter = run_async(one(_place(place)))
-    if output_of(output, as_json=as_json) is Output.JSON:
+    if output is Output.JSON:
         render.print_object(_full_object(letter))
         return
     for line in _details(letter):
@@ -109,7 +107,6 @@ def redrive(
     reason: ReasonOption = None,
     since: SinceOption = None,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Resend the original requests of dead letters: all of them, or those selected by place, reason and time.
@@ -120,7 +117,7 @@ def redrive(
     """
     from pipeline_processing.terminal.event_loop import run_async
 
-    as_json = output_of(output, as_json=as_json) is Output.JSON
+    as_json = output is Output.JSON
     return run_async(_redriven(_filter(reason, since, places or []), as_json=as_json))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline_processing.cli.context import current_mask, current_settings, job_config_of, log_to_stderr
-from pipeline_processing.cli.options import ConfigOption, JsonOption, OutputOption, output_of
+from pipeline_processing.cli.options import ConfigOption, OutputOption
 from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ def doctor(
         ),
     ] = None,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Prove that every configured server answers, and does what the service relies on.
@@ -50,7 +49,6 @@ def doctor(
     log_to_stderr(level="error")  # a check that fails is told by its finding
     settings = current_settings(job_config_file=config)
     findings = run_async(examine_all(settings, job_config_of(settings), only=only or (), mask=current_mask()))
-    output = output_of(output, as_json=as_json)
     if output is Output.JSON:
         for finding in findings:
             render.print_object(

@@ -11,7 +11,7 @@ import typer
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
-from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
+from pipeline_processing.cli.options import MOMENT, OutputOption, moment
 from pipeline_processing.cli.run_filters import (
     ErrorKindOption,
     LabelOption,
@@ -74,7 +74,6 @@ def history(
         ),
     ] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Show the run history, newest first, or one run in full. Times are UTC.
@@ -94,7 +93,6 @@ def history(
         since=since,
         until=until,
     )
-    output = output_of(output, as_json=as_json)
     if context.invoked_subcommand is not None:
         if wanted != EVERY_RUN or (run_id, limit, watch, output) != (None, None, False, Output.TABLE):
             raise typer.BadParameter(
@@ -278,7 +276,6 @@ def prune(
         bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
     ] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Remove old runs from the history. Each leaves a tombstone: its id can't be used again, and a message that asks for
@@ -297,7 +294,7 @@ def prune(
             return await pruning.prune(runs.pruning, before, clock=SystemClock(), dry_run=dry_run)
 
     done = run_async(pruned())
-    if output_of(output, as_json=as_json) is Output.JSON:
+    if output is Output.JSON:
         render.print_object({"pruned": done.runs, "kept": {reason.value: done.kept[reason] for reason in pruning.Kept}})
         return
     typer.echo(f"{'would remove' if dry_run else 'removed'}  {render.counted(done.runs, 'run')}")

@@ -13,12 +13,10 @@ from pipeline_processing.cli.options import (
     ConfigOption,
     DatasetOption,
     JobArgument,
-    JsonOption,
     OutputOption,
     ParamOption,
     SinceOption,
     UntilOption,
-    output_of,
     pairs_of,
     requests_of,
 )
@@ -46,7 +44,6 @@ def preview(
     until: UntilOption = None,
     param: ParamOption = None,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Show the first rows of each dataset as they leave its steps. Writes nothing, and reads no further than needed.
@@ -67,7 +64,7 @@ def preview(
     settings, job_config = settings_to_run(config=config, dry=True)
     (request,) = for_config(requests, job_config)
     log_to_stderr(level="warning")
-    run_async(show_previews(settings, job_config, request, rows=rows, output=output_of(output, as_json=as_json)))
+    run_async(show_previews(settings, job_config, request, rows=rows, output=output))
 
 
 async def show_previews(

@@ -8,7 +8,7 @@ import typer
 
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
+from pipeline_processing.cli.options import OutputOption
 from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ def queue(
         int, typer.Option(min=1, max=2**31 - 1, metavar="N", help="Show at most N agencies and N runs.")
     ] = 20,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Show which runs wait: counts by state and agency, and for each run its place in the queue and why it waits.
@@ -42,7 +41,7 @@ def queue(
 
     settings = current_settings()
     now, agencies, waiting = run_async(_read(settings, agency_id=agency_id, limit=limit))
-    places, form = settings.worker.max_runs_per_agency, output_of(output, as_json=as_json)
+    places, form = settings.worker.max_runs_per_agency, output
     counts = {state: sum(getattr(each, state) for each in agencies) for state in _STATES}
     if form is Output.JSON:
         print_object(

@@ -13,7 +13,7 @@ import typer
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings, log_to_stderr, traced
-from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
+from pipeline_processing.cli.options import MOMENT, OutputOption, moment
 from pipeline_processing.cli.run_filters import (
     ErrorKindOption,
     LabelOption,
@@ -75,7 +75,6 @@ def replay(
     ] = False,
     execute: Annotated[bool, typer.Option("--execute", help="Carry out the plan instead of only showing it.")] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Resubmit past requests as new runs, marked as replays of the old ones, without their deadlines.
@@ -93,7 +92,6 @@ def replay(
     settings = current_settings()
     log_to_stderr()
     with traced() as telemetry:
-        output = output_of(output, as_json=as_json)
         run_async(_replayed(settings, selection, telemetry, same_run=same_run, execute=execute, output=output))
 
 

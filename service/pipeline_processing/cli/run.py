@@ -15,7 +15,6 @@ from pipeline_processing.cli.options import (
     DatasetOption,
     FormatOption,
     JobArgument,
-    JsonOption,
     LabelOption,
     OutputOption,
     ParamOption,
@@ -23,7 +22,6 @@ from pipeline_processing.cli.options import (
     SinceOption,
     UntilOption,
     new_run_id,
-    output_of,
     pairs_of,
     requests_of,
 )
@@ -62,7 +60,6 @@ def run(
     param: ParamOption = None,
     label: LabelOption = None,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Export one agency's data now, in this process, and wait for it.
@@ -73,7 +70,7 @@ def run(
     from pipeline_processing.cli.preview import show_previews
     from pipeline_processing.terminal.event_loop import run_async
 
-    form = output_of(output, as_json=as_json)
+    form = output
     if show is not None and (not dry_run or form is Output.JSON):
         raise typer.BadParameter(
             "needs --dry-run, and prints no JSON: `pipeline-processing preview` does", param_hint="--show"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli.context import current_settings, log_to_stderr, print_errors
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
+from pipeline_processing.cli.options import OutputOption
 from pipeline_processing.terminal import render
 from pipeline_processing.terminal.render import Output
 
@@ -33,7 +33,6 @@ _COLUMNS = (
 def topics(
     execute: Annotated[bool, typer.Option("--execute", help="Create the missing topics.")] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Check the service's topics: whether they exist, and whether they could lose or refuse messages.
@@ -51,7 +50,6 @@ def topics(
     log_to_stderr(level="warning")
     settings = current_settings()
     results = run_async(check_topics(settings, create=execute))
-    output = output_of(output, as_json=as_json)
     render.print_items(
         results,
         output=output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
+from pipeline_processing.cli.options import OutputOption
 from pipeline_processing.terminal.render import Output
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MOST_RUNS = 10_000
 
 
-def workers(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
+def workers(output: OutputOption = Output.TABLE) -> None:
     """
     Show the workers: who is alive, which runs they hold, and the requests that they have yet to accept.
 
@@ -32,7 +32,7 @@ def workers(output: OutputOption = Output.TABLE, as_json: JsonOption = False) ->
     settings = current_settings()
     log_to_stderr(level="error")
     found, now, unread, problem = run_async(_found(settings))
-    form = output_of(output, as_json=as_json)
+    form = output
     if problem is not None:
         note(f"Only workers that hold a run are shown. {current_mask().text(problem)}")
     if found or form is Output.JSON:

@@ -13,6 +13,7 @@ import typer
 
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.cli import history
+from pipeline_processing.cli.common import complete
 from pipeline_processing.cli.context import new_mask
 from pipeline_processing.cli.main import main
 from pipeline_processing.cli.options import moment
@@ -98,7 +99,7 @@ def show(store: RunStore, capsys: pytest.CaptureFixture[str]) -> Show:
     """Runs `history` with these arguments; what it printed."""
 
     def show(*arguments: str) -> str:
-        history.app(arguments, standalone_mode=False)
+        complete(history.app)(arguments, standalone_mode=False)
         return capsys.readouterr().out
 
     return show
@@ -216,12 +217,12 @@ def test_a_list_says_whether_it_is_whole(
     store: RunStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Always if it isn't; how long it is, only on a terminal."""
-    history.app(["--limit", "2", "--json"], standalone_mode=False)
+    complete(history.app)(["--limit", "2", "--json"], standalone_mode=False)
     assert capsys.readouterr().err == "The newest 2 runs. There are more: narrow the list, or raise --limit.\n"
-    history.app(["--limit", "3"], standalone_mode=False)
+    complete(history.app)(["--limit", "3"], standalone_mode=False)
     assert capsys.readouterr().err == ""
     at_terminal(monkeypatch, width=80)
-    history.app(["--limit", "3"], standalone_mode=False)
+    complete(history.app)(["--limit", "3"], standalone_mode=False)
     assert capsys.readouterr().err == "3 runs.\n"
 
 
@@ -257,7 +258,7 @@ def test_a_list_comes_without_names_if_they_cannot_be_asked_for(
     store: RunStore, named: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And says why."""
-    history.app(["--agency-id", "7"], standalone_mode=False)
+    complete(history.app)(["--agency-id", "7"], standalone_mode=False)
 
     out, err = capsys.readouterr()
     assert "NAME" not in out
