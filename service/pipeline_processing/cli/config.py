@@ -17,7 +17,7 @@ from pipeline_processing.cli.context import (
     print_errors,
 )
 from pipeline_processing.cli.options import OutputOption
-from pipeline_processing.terminal.render import Output, print_object
+from pipeline_processing.terminal.tables import Output, print_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

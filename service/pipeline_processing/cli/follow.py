@@ -10,7 +10,7 @@ import typer
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
 from pipeline_processing.cli.options import OutputOption
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Run

@@ -9,7 +9,7 @@ import typer
 
 from pipeline_processing.cli.context import current_mask, current_settings, job_config_of, log_to_stderr, print_errors
 from pipeline_processing.cli.options import OutputOption
-from pipeline_processing.terminal.render import Output, print_object
+from pipeline_processing.terminal.tables import Output, print_object
 
 if TYPE_CHECKING:
     from pipeline_processing.runs.clean_up import Amount
@@ -71,7 +71,8 @@ async def _collected(config: Path | None, *, dry_run: bool) -> Collected:
 
 
 def _lines(collected: Collected, *, dry_run: bool) -> list[str]:
-    from pipeline_processing.terminal.render import counted, printable
+    from pipeline_processing.terminal.render import counted
+    from pipeline_processing.terminal.tables import printable
 
     removed = "would remove" if dry_run else "removed"
     left = []

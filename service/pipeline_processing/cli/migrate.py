@@ -6,7 +6,7 @@ import typer
 
 from pipeline_processing.cli.context import current_settings
 from pipeline_processing.cli.options import OutputOption
-from pipeline_processing.terminal.render import Output, print_object
+from pipeline_processing.terminal.tables import Output, print_object
 
 
 def migrate(output: OutputOption = Output.TABLE) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.common import AS_JSON
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig

@@ -22,7 +22,8 @@ from pipeline_processing.cli.run_filters import (
     StateOption,
     run_filter,
 )
-from pipeline_processing.terminal.render import Output, counted, print_items
+from pipeline_processing.terminal.render import counted
+from pipeline_processing.terminal.tables import Output, print_items
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_keys import AgencyId
@@ -200,11 +201,11 @@ class _Sent:
 
 
 def _print_plan(plan: ReplayPlan, *, output: Output) -> None:
-    from pipeline_processing.terminal.replay_plan import PLAN_COLUMNS, step_line
+    from pipeline_processing.terminal.replay_plan import PLAN_TABLE
 
     steps = chain.from_iterable(plan.pages())
     while rows := list(islice(steps, _ROWS)):
-        print_items(rows, output=output, columns=PLAN_COLUMNS, line=step_line, as_object=_object)
+        print_items(rows, PLAN_TABLE, output=output, as_object=_object)
 
 
 def _object(step: Step) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from pipeline_processing.cli.options import (
 )
 from pipeline_processing.signals import Terminated
 from pipeline_processing.terminal.exit_codes import SUCCESS
-from pipeline_processing.terminal.render import Output, print_object
+from pipeline_processing.terminal.tables import Output, print_object
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_keys import AgencyId

@@ -19,7 +19,7 @@ from pipeline_processing.cli.context import (
     traced,
 )
 from pipeline_processing.cli.options import ConfigOption, OutputOption
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,7 +187,8 @@ def _trials(records: Sequence[Record], triggers: Triggers, now: datetime, terms:
 
 
 def _print(path: Path, triggers: Triggers, trials: list[Trial] | None, now: datetime) -> None:
-    from pipeline_processing.terminal.render import counted, printable
+    from pipeline_processing.terminal.render import counted
+    from pipeline_processing.terminal.tables import printable
     from pipeline_processing.triggers.describing import described, when_asked
 
     count = len(triggers.triggers)

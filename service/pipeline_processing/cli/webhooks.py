@@ -9,7 +9,8 @@ import typer
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_settings
 from pipeline_processing.cli.options import OutputOption
-from pipeline_processing.terminal.render import Output, counted, print_object
+from pipeline_processing.terminal.render import counted
+from pipeline_processing.terminal.tables import Output, print_object
 
 app = typer.Typer(help="Send completion events to webhooks again.", no_args_is_help=True)
 
