@@ -15,7 +15,6 @@ from pipeline_processing.board import models as m
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMissing
 from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Record, Topics
-from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.triggers.config import EventTrigger, Trigger
 from pipeline_processing.triggers.describing import next_ticks, when_asked
 from pipeline_processing.triggers.windows import AgencyWindows, Window
@@ -27,11 +26,6 @@ _FIRST_SECONDS = 8.0
 """How long a page waits for the first reading of all windows."""
 _MOST_SHOWN = 200
 """Windows of one trigger."""
-
-
-def windows_topic(kafka: KafkaSettings) -> str:
-    """Return the topic with the states of all windows, which `triggers` writes."""
-    return f"{kafka.group_id}-triggers-windows-changelog"
 
 
 class OpenWindows:
