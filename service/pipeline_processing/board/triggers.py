@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from heapq import nsmallest
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -127,23 +128,15 @@ class TriggerList:
 
 def _view(trigger: Trigger, found: Mapping[str, list[tuple[AgencyId, Window]]], *, now: datetime) -> m.TriggerView:
     windows = _windows(found, trigger.name)
-    datasets = list(trigger.datasets or ())
     if isinstance(trigger, EventTrigger):
-        return m.TriggerView(
-            name=trigger.name,
-            topic=trigger.topic,
-            datasets=datasets,
-            debounce=when_asked(trigger.debounce),
-            **windows,
-        )
-    schedule = trigger.schedule
-    return m.TriggerView(
-        name=trigger.name,
-        schedule=f"{schedule.cron} in {schedule.time_zone}",
-        next_at=next(iter(next_ticks(schedule, now=now)), None),
-        datasets=datasets,
-        **windows,
-    )
+        about: dict[str, Any] = {"topic": trigger.topic, "debounce": when_asked(trigger.debounce)}
+    else:
+        schedule = trigger.schedule
+        about = {
+            "schedule": f"{schedule.cron} in {schedule.time_zone}",
+            "next_at": next(iter(next_ticks(schedule, now=now)), None),
+        }
+    return m.TriggerView(name=trigger.name, datasets=list(trigger.datasets or ()), **about, **windows)
 
 
 def _windows(found: Mapping[str, list[tuple[AgencyId, Window]]], name: str) -> dict[str, object]:
@@ -153,11 +146,11 @@ def _windows(found: Mapping[str, list[tuple[AgencyId, Window]]], name: str) -> d
     return {
         "windows_open": len(windows),
         "windows": [
-            m.WindowView(
+            m.view(
+                m.WindowView,
+                window,
                 agency_id=str(agency_id),
                 run_id=window.id,
-                events=window.events,
-                opened_at=window.opened_at,
                 last_event_at=window.last_at,
                 fires_at=window.due_at,
             )
