@@ -97,8 +97,8 @@ def check(
         say("destination", True, guarantee)
     say("settings", True, "`pipeline-processing config show` prints them")
     if connect:
-        for each in job_configs.values():
-            errors += _check_servers(settings, each, say)
+        for path, each in job_configs.items():
+            errors += _check_servers(settings, each, path, say)
     return print_errors(errors)
 
 
@@ -128,9 +128,10 @@ def _object(name: str, ok: bool, detail: str) -> None:
 
 
 def _check_servers(
-    settings: Settings, job_config: AgencyJobConfig, say: Callable[[str, bool, str], None]
+    settings: Settings, job_config: AgencyJobConfig, path: Path, say: Callable[[str, bool, str], None]
 ) -> list[PipelineError]:
     from pipeline_processing.app.checks import check_servers
+    from pipeline_processing.options.config_file import ConfigFile
     from pipeline_processing.terminal.event_loop import run_async
 
     async def check_each() -> list[PipelineError]:
@@ -138,6 +139,9 @@ def _check_servers(
         async for result in check_servers(settings, job_config, mask=current_mask()):
             say(result.name, result.ok, result.detail)
             if result.error is not None:
+                if result.location:
+                    file = ConfigFile.read(path, what="job config", remedy="")
+                    result.error.args = (f"{file.line(result.location)} {result.error}",)
                 errors.append(result.error)
         return errors
 
