@@ -52,6 +52,8 @@ class PipelineError(Exception):
     """Stable name, published as `error.kind`."""
     exit_code: ClassVar[int] = 70
     retryable: ClassVar[bool] = False
+    step: int | None = None
+    """Number of the dataset's step that it is about, from 1 on."""
     _located = False
 
     def at(self, place: str) -> Self:

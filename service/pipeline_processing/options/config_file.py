@@ -79,6 +79,11 @@ class ConfigFile:
         path, place = self.document.locate(self.written(location), word=word)
         return f"{self.path.name}:{place.line}:{place.column} {path}".rstrip()
 
+    def line(self, location: Location) -> str:
+        """Return `job.yaml:14:9`."""
+        _, place = self.document.locate(self.written(location))
+        return f"{self.path.name}:{place.line}:{place.column}"
+
     def lines(self, faults: Iterable[Fault]) -> list[str]:
         """Return an indented line for each fault, in the order of the file."""
         located = {
