@@ -31,7 +31,7 @@ def follow(
     """
     Show the progress of runs until all have ended, and why a run waits. With -o json, print their completions then.
 
-    Exits with the worst run's code, with 65 if there is no run of such an id. Ctrl-C leaves the runs alone.
+    Exits with the worst run's code, with 65 if a run is still unknown after some seconds. Ctrl-C leaves the runs alone.
     """
     from pipeline_processing.requests.following import exit_code_of
     from pipeline_processing.terminal.event_loop import run_async

@@ -9,7 +9,7 @@ import typer
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings
 from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.terminal.render import Output, time_text
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -47,7 +47,7 @@ def queue(
     if form is Output.JSON:
         print_object(
             {
-                "at": _written(now),
+                "at": time_text(now),
                 "states": counts,
                 "agencies": [_agency_object(each) for each in agencies[:limit]],
                 "waiting": [drawn.waiting_object(each, places=places) for each in waiting],
@@ -81,12 +81,5 @@ def _agency_object(agency: AgencyQueue) -> dict[str, object]:
     return {
         "agency_id": agency.agency_id,
         **{state: getattr(agency, state) for state in _STATES},
-        "waiting_since": _written(agency.waiting_since),
+        "waiting_since": time_text(agency.waiting_since),
     }
-
-
-def _written(time: datetime | None) -> str | None:
-    """Write a time as the objects of other commands do."""
-    from datetime import UTC
-
-    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")

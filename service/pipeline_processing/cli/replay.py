@@ -22,7 +22,7 @@ from pipeline_processing.cli.run_filters import (
     StateOption,
     run_filter,
 )
-from pipeline_processing.terminal.render import Output, counted, print_items
+from pipeline_processing.terminal.render import Output, counted, print_items, time_text
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_keys import AgencyId
@@ -214,7 +214,7 @@ def _object(step: Step) -> dict[str, Any]:
         "run_id": step.run_id,
         "agency_id": step.agency_id,
         "state": step.state,
-        "requested_at": None if step.requested_at is None else step.requested_at.isoformat(),
+        "requested_at": time_text(step.requested_at),
         "sends": step.sends,
         "new_run_id": step.new_run_id,
         "outcome": step.outcome,

@@ -238,6 +238,11 @@ def moment(time: datetime | None) -> str:
     return NOTHING if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def time_text(time: datetime | None) -> str | None:
+    """Return a time as objects have it, in UTC: `2026-01-18T10:00:03Z`."""
+    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 def duration(milliseconds: float | None) -> str:
     """`840 ms`, `1.2 s`, `3 m 4 s`, `2 h 5 m`."""
     if milliseconds is None:
