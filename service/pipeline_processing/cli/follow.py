@@ -66,7 +66,7 @@ async def _followed(run_ids: Sequence[str]) -> list[RunCompletion]:
                 notes = [] if problem is None else [mask.text(problem)]
                 queued = [run.run_id for run in left if run.state == "queued"][:_MOST_TOLD]
                 if queued and problem is None:
-                    waiting = await queue.waiting(run_ids=queued, limit=_MOST_TOLD)
+                    waiting = await queue.reasons(queued)
                     places = settings.worker.max_runs_per_agency
                     notes += [f"{each.run.run_id} waits {why(each, places=places)}" for each in waiting]
                 shown.note("\n".join(notes))
