@@ -34,21 +34,17 @@ def moment(text: str) -> datetime:
     return _time(text, ahead=False)
 
 
-def requested(text: str) -> datetime | str:
+def requested(text: str, *, ahead: bool = False) -> datetime | str:
     """Parse a time of a request like `moment`. Leaves what isn't one to `requests_of`, which reports all faults."""
-    return _requested(text, ahead=False)
-
-
-def coming(text: str) -> datetime | str:
-    """Parse a time of a request that is to come: like `requested`, but `2h` is in two hours."""
-    return _requested(text, ahead=True)
-
-
-def _requested(text: str, *, ahead: bool) -> datetime | str:
     try:
         return _time(text, ahead=ahead)
     except typer.BadParameter:
         return text
+
+
+def coming(text: str) -> datetime | str:
+    """Parse a time of a request that is to come: like `requested`, but `2h` is in two hours."""
+    return requested(text, ahead=True)
 
 
 def _time(text: str, *, ahead: bool) -> datetime:
