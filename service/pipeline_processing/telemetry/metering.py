@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -48,9 +47,7 @@ class Metering:
     def __enter__(self) -> Metering:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Export the last values, for two seconds at most. Blocks: leave it after the event loop has ended."""
         if self._provider is None:
             return
