@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,6 +144,14 @@ def pairs_of(pairs: Iterable[str], *, option: str) -> dict[str, str]:
             raise typer.BadParameter(f"{key!r} is given twice", param_hint=option)
         values[key] = value
     return values
+
+
+def content_of(file: Path | str, *, option: str) -> bytes:
+    """Read the file that an option names; `-` is stdin. Raises BadParameter."""
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{file} can't be read: {error.strerror}", param_hint=option) from None
 
 
 def new_run_id() -> str:
