@@ -85,7 +85,7 @@ async def triggers_process(
         triggers_id = identity_of(triggers)
         keeper = WindowKeeper(
             entries=EntryLog(topic=entries, reader=topics, events=events),
-            requester=RunRequester(events=events, topic=settings.kafka.requests_topic, tracer=tracer, clock=clock),
+            requester=RunRequester(topic=settings.kafka.requests_topic, tracer=tracer, clock=clock),
             letters=put_aside,
             kafka=needed.kafka,
             watermarks=Watermarks(
