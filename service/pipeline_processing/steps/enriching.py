@@ -12,7 +12,6 @@ from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import check_absent
 from pipeline_processing.steps.lookup_cache import Found, LookupCache, Misfit, Outcome
 from pipeline_processing.steps.lookup_keys import Matching
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 Answers = Mapping[Hashable, Found | Misfit]
@@ -71,15 +70,17 @@ class Enriching(Step):
         self._missing = options.missing
         self._known = LookupCache(max_rows=options.cache_rows)
         self._row_errors = context.row_errors
-        self._names_known = context.columns.complete
+        self._reaching = context.columns
 
     @abstractmethod
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
         """Look up keys: key → the value to look for."""
 
     async def __call__(self, batch: Batch) -> Batch:
-        if not self._names_known:
-            self._check_names(batch.rows)
+        if not self._reaching.complete:
+            self._reaching.require_in(batch.rows, [self.on.name], step=self.name)
+            for row in batch.rows:
+                check_absent(self._added, row, step=self.name)
         keys, faults, wanted = self._keys_of(batch.rows)
         found = await self._found(wanted)
         outcomes = [None if key is None else found[key] for key in keys]
@@ -97,11 +98,6 @@ class Enriching(Step):
                 for row, each in zip(batch.rows, added, strict=True)
             ]
         )
-
-    def _check_names(self, rows: Rows) -> None:
-        require_in_rows([self.on.name], rows, step=self.name)
-        for row in rows:
-            check_absent(self._added, row, step=self.name)
 
     def _keys_of(self, rows: Rows) -> tuple[list[Hashable | None], dict[int, str], dict[Hashable, Any]]:
         """Return each row's key or None, faults by position, and key → the value to look for."""

@@ -21,9 +21,8 @@ from pipeline_processing.errors import QueryInvalid
 from pipeline_processing.http.options import UpstreamOptions, check_one
 from pipeline_processing.http.urls import UrlTemplate, encoded, with_query
 from pipeline_processing.kinds import column_of_kind
-from pipeline_processing.options.parts import Part
+from pipeline_processing.options.parts import Part, Path
 from pipeline_processing.options.templates import names_in, pieces_of
-from pipeline_processing.options.words import saying
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Source
 from pipeline_processing.rows.columns import Columns, Kind
@@ -31,12 +30,6 @@ from pipeline_processing.rows.columns import Columns, Kind
 _MAX_RECORD_BYTES = 4 * 1024 * 1024
 """Parsing a record needs many times its size in memory, and blocks the event loop."""
 
-Path = Annotated[
-    str,
-    StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$"),
-    saying("must be a path of keys with dots between them, such as address.city"),
-]
-"""Keys of nested objects, separated by dots, e.g. `data.items`."""
 ParamName = Annotated[str, StringConstraints(min_length=1)]
 
 
