@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline_processing.agency_keys import AgencyId, number_of
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import PostgresPort
 from pipeline_processing.history.postgres.rows import agency_of, run_of
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.queue_reads import AgencyQueue, Waiting
@@ -11,11 +11,8 @@ from pipeline_processing.runs.queue_reads import AgencyQueue, Waiting
 QUERIES = load_queries(__package__, "waiting.sql")
 
 
-class PostgresWaiting:
+class PostgresWaiting(PostgresPort):
     """`QueueReads` on Postgres."""
-
-    def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
 
     async def waiting(
         self, *, limit: int, agency_id: AgencyId | None = None, run_ids: Sequence[str] | None = None
