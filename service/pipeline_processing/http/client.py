@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Self
 
 import aiohttp
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 from pydantic import SecretStr
 from yarl import URL
 
@@ -46,7 +46,8 @@ class HttpAnswer:
     def __init__(self, response: aiohttp.ClientResponse, *, url: str, shown_as: str, first: bytes) -> None:
         self.url = url
         self._shown_as = shown_as
-        self.headers = _merged(response.headers)
+        # Repeated headers are joined with commas, which is equivalent (RFC 9110, 5.3).
+        self.headers = CIMultiDict({name: ", ".join(response.headers.getall(name)) for name in response.headers})
         self._response = response
         self._first = first
 
@@ -67,11 +68,6 @@ class HttpAnswer:
     def close(self) -> None:
         """Return the connection to the pool if the whole body was read; else close it."""
         self._response.close()
-
-
-def _merged(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """Join repeated headers with commas, which is equivalent (RFC 9110, 5.3)."""
-    return CIMultiDict({name: ", ".join(headers.getall(name)) for name in headers})
 
 
 class HttpUpstream:

@@ -1,6 +1,6 @@
 """Step `flatten`: turn fields of a json column into columns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import msgspec
@@ -12,7 +12,7 @@ from pipeline_processing.kinds import column_of_kind, text_of
 from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Row, Rows
-from pipeline_processing.rows.columns import Column, Kind, check_absent, check_different
+from pipeline_processing.rows.columns import Kind, check_absent, check_different
 from pipeline_processing.rows.json_values import loads
 from pipeline_processing.rows.untouched import carried_form
 from pipeline_processing.steps.json_fields import Converter, WrongType, converter
@@ -64,7 +64,13 @@ class Flatten(Step):
         self._added = tuple(options.columns.values())
         check_different(self._added, step=self.name)
         left = context.columns if options.keep else context.columns.without([column.name], step=self.name)
-        self.columns = left.plus(_columns(options, column, context.carry), step=self.name)
+        self.columns = left.plus(
+            (
+                column_of_kind(name, options.fields[path], context.carry, origins=column.origins)
+                for path, name in options.columns.items()
+            ),
+            step=self.name,
+        )
         self._fields = _Object()
         for place, (path, kind) in enumerate(options.fields.items()):
             self._fields.add(path.split("."), place, path, converter(kind, context.carry))
@@ -95,11 +101,6 @@ class Flatten(Step):
             del flat[self._column]
         flat.update(zip(self._added, values, strict=True))
         return flat
-
-
-def _columns(options: FlattenOptions, column: Column, carry: str) -> Iterable[Column]:
-    for path, name in options.columns.items():
-        yield column_of_kind(name, options.fields[path], carry, origins=column.origins)
 
 
 _members = msgspec.json.Decoder(dict[str, Raw]).decode

@@ -122,13 +122,13 @@ async def open_client(
         client.meta.events.register("before-call.s3.HeadBucket", _never_redirected)
         direct = DirectRequests(http=pools[-1], credentials=partial(_frozen, session, keys if role is None else None))
         client.meta.events.register("before-send.s3", direct.learn)
-        client.meta.events.register("before-send.s3", _counted)
-        client.meta.events.register("before-send.s3", _retry_noted)
+        client.meta.events.register("before-send.s3", _sent)
         yield client, direct
 
 
-def _retry_noted(request: AWSPreparedRequest, **_: object) -> None:
-    """Add an event to the span of a request that botocore sends again."""
+def _sent(request: AWSPreparedRequest, event_name: str, **_: object) -> None:
+    """Count a request that botocore is about to send, and note in its span if it is sent again."""
+    current_usage().count_s3_request(is_part=event_name.endswith(".UploadPart"))
     if (sent := request.context.get("retries", {}).get("attempt", 1) - 1) > 0:
         trace.get_current_span().add_event("retry", {"http.request.resend_count": sent})
 
@@ -272,11 +272,6 @@ class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no
 
 def _shown(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
-
-
-def _counted(event_name: str, **_: object) -> None:
-    """Count a request that botocore is about to send: each of its retries is one."""
-    current_usage().count_s3_request(is_part=event_name.endswith(".UploadPart"))
 
 
 def _never_redirected(params: Mapping[str, Any], **_: object) -> None:

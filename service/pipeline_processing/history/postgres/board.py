@@ -1,7 +1,7 @@
 """What the board reads, on Postgres. The SQL is in `board.sql`."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -109,7 +109,7 @@ class PostgresBoard(PostgresPort):
                 count=row["runs"],
                 replayed=row["replayed"],
                 agencies=row["agencies"],
-                agency_ids=list(dict.fromkeys(_agencies(row)))[:_MOST_AGENCIES],
+                agency_ids=_agencies(row)[:_MOST_AGENCIES],
                 run_ids=row["run_ids"],
                 last_message=row["last_message"],
                 last_at=row["last_at"],
@@ -126,9 +126,9 @@ def _columns(agency_ids: Sequence[AgencyId]) -> dict[str, list[Any]]:
     return {"agency_ids": list(map(number_of, agency_ids)), "agencies": list(map(str, agency_ids))}
 
 
-def _agencies(row: Mapping[str, Any]) -> Iterator[AgencyId]:
-    for number, key in zip(row["agency_ids"], row["agency_keys"], strict=True):
-        yield number if key is None else key
+def _agencies(row: Mapping[str, Any]) -> list[AgencyId]:
+    found = zip(row["agency_ids"], row["agency_keys"], strict=True)
+    return list(dict.fromkeys(number if key is None else key for number, key in found))
 
 
 def _artifacts_of(plan: Plan) -> list[StoredArtifact]:

@@ -105,8 +105,15 @@ class TopicAdmin:
         there = Counter(at.topic for at in beside.partitions)
 
         def new(topic: ServiceTopic, config: Mapping[str, str] = _NO_CONFIG) -> Any:
-            partitions = there[topic.beside or ""] or self._settings.partitions
-            return _new(topic, partitions=partitions, replicas=self._settings.replication_factor, config=config)
+            replicas = self._settings.replication_factor
+            return NewTopic(
+                topic.name,
+                there[topic.beside or ""] or self._settings.partitions,
+                _BROKERS_DEFAULT if replicas is None else replicas,
+                # aiokafka accepts the brokers' default replication only together with an (empty) replica assignment.
+                {} if replicas is None else None,
+                {**topic.created_with(), **config},
+            )
 
         await self._create([new(topic) for topic in topics if topic.wraps is None])
         for topic in topics:
@@ -173,14 +180,3 @@ class TopicAdmin:
     def _check(self, code: int, message: str | None, topic: str) -> None:
         if code:
             raise translate(kafka.for_code(code)(message or topic), where=Where(self._where.brokers, topics=(topic,)))
-
-
-def _new(topic: ServiceTopic, *, partitions: int, replicas: int | None, config: Mapping[str, str]) -> Any:
-    return NewTopic(
-        topic.name,
-        partitions,
-        _BROKERS_DEFAULT if replicas is None else replicas,
-        # aiokafka accepts the brokers' default replication only together with an (empty) replica assignment.
-        {} if replicas is None else None,
-        {**topic.created_with(), **config},
-    )

@@ -101,7 +101,11 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if self._polling is None:
             # In a task that is never cancelled. aiokafka counts pending calls to detect a stalled consumer, and never
             # uncounts a cancelled one: the member would keep its partitions without reading them.
-            self._polling = asyncio.create_task(self._one_by_one() if self._one_by_one else self._fetch(consumer))
+            self._polling = asyncio.create_task(
+                self._one_by_one()
+                if self._one_by_one
+                else consumer.getmany(timeout_ms=round(self._poll_seconds * 1000))
+            )
         # A time limit here, because getmany waits for a rebalance to end, however long that takes.
         done, _ = await asyncio.wait({self._polling}, timeout=2 * self._poll_seconds)
         if done:
@@ -229,9 +233,6 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 topic=self._topic,
                 partitions=sorted(at.partition for at in begun),
             )
-
-    async def _fetch(self, consumer: Any) -> Any:
-        return await consumer.getmany(timeout_ms=round(self._poll_seconds * 1000))
 
     async def _close(self, consumer: Any, *, seconds: float) -> None:
         polling, self._polling = self._polling, None

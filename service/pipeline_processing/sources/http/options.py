@@ -104,10 +104,6 @@ class ColumnSchema(Part):
     required: bool = Field(False, description="Whether a record without it, or with null there, fails the run.")
 
 
-def _short_or_long(column: Any) -> str:
-    return "column" if isinstance(column, Mapping | ColumnSchema) else "kind"
-
-
 class HttpSourceConfig(UpstreamOptions):
     """An API that gives pages of JSON records."""
 
@@ -129,7 +125,10 @@ class HttpSourceConfig(UpstreamOptions):
     max_pages: int = Field(100_000, ge=1, description="More fail the run: an API may go on for ever.")
     columns: dict[
         Annotated[str, StringConstraints(min_length=1)],
-        Annotated[Annotated[Kind, Tag("kind")] | Annotated[ColumnSchema, Tag("column")], Discriminator(_short_or_long)],
+        Annotated[
+            Annotated[Kind, Tag("kind")] | Annotated[ColumnSchema, Tag("column")],
+            Discriminator(lambda column: "column" if isinstance(column, Mapping | ColumnSchema) else "kind"),
+        ],
     ] = Field(min_length=1, description="Columns: name → kind, or {kind, path, required}. All records are checked.")
 
     @field_validator("url")
