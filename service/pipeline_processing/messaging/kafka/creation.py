@@ -14,7 +14,7 @@ from pipeline_processing.errors import PipelineError, TopicMissing
 from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, translate, translated
-from pipeline_processing.messaging.kafka.lifecycle import started, stopped
+from pipeline_processing.messaging.kafka.lifecycle import running
 from pipeline_processing.messaging.kafka.metadata import Found, look_up
 from pipeline_processing.messaging.service_topics import CHECKED, SIZE, ServiceTopic, TopicFound, least_size
 from pipeline_processing.messaging.service_topics import service_topics as four_topics
@@ -22,9 +22,7 @@ from pipeline_processing.settings.settings import KafkaSettings
 
 log = get_logger(__name__)
 
-_OPEN_SECONDS = 5.0
 _ANSWER_SECONDS = 15.0
-_CLOSE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.2
 _BROKERS_DEFAULT = -1
 _NO_CONFIG: Mapping[str, str] = {}
@@ -63,11 +61,8 @@ class TopicAdmin:
         """Connect. Raises KafkaUnavailable, AccessDenied or SettingsError."""
         connection = Connection.of(settings)
         client = AIOKafkaAdminClient(**connection.options(), request_timeout_ms=round(_ANSWER_SECONDS * 1000))
-        await started(client, connection=connection, seconds=_OPEN_SECONDS)
-        try:
+        async with running(client, connection=connection):
             yield cls(client, settings=settings, where=connection.where)
-        finally:
-            await stopped(client, seconds=_CLOSE_SECONDS)
 
     async def missing(self, names: Sequence[str]) -> list[str]:
         """Return those of the topics that don't exist."""

@@ -14,15 +14,13 @@ from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.creation import ensure_topics
 from pipeline_processing.messaging.kafka.errors import Where, answered, translated
 from pipeline_processing.messaging.kafka.group import members_of
-from pipeline_processing.messaging.kafka.lifecycle import started, stopped
+from pipeline_processing.messaging.kafka.lifecycle import running
 from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
 from pipeline_processing.messaging.kafka.reading import Silence, positions_of, record_of
 from pipeline_processing.messaging.port import Member, Offsets, Record
 from pipeline_processing.messaging.service_topics import ServiceTopic
 from pipeline_processing.settings.settings import KafkaSettings
 
-_OPEN_SECONDS = 5.0
-_CLOSE_SECONDS = 2.0
 _LOOK_SECONDS = 0.3
 _MAX_RECORDS = 500
 _FETCH_BYTES = 8 * 1024 * 1024
@@ -172,11 +170,8 @@ class KafkaTopics:
             fetch_max_bytes=_FETCH_BYTES,
             request_timeout_ms=round(self._answer_seconds * 1000),
         )
-        await started(consumer, connection=self._connection, seconds=_OPEN_SECONDS)
-        try:
+        async with running(consumer, connection=self._connection):
             yield consumer
-        finally:
-            await stopped(consumer, seconds=_CLOSE_SECONDS)
 
     async def _partitions(self, consumer: Any, topics: Sequence[str]) -> list[TopicPartition]:
         return await partitions_of(consumer._client, topics, where=self._where, seconds=self._answer_seconds)

@@ -78,7 +78,8 @@ class RecordReader:
                 except (ValueError, RecursionError):
                     raise SourceDataInvalid(
                         f"Record {number:,} has {_type_of(value)} for column {field.name!r}, but must have "
-                        f"{_EXPECTED[field.kind]}. Correct the column's kind in the job config, or have the API corrected."
+                        f"{_EXPECTED[field.kind]}. Correct the column's kind in the job config, or have the API "
+                        "corrected."
                     ) from None
             elif field.required:
                 raise SourceDataInvalid(
