@@ -48,7 +48,6 @@ class Rejections:
         self._waiting: list[Rejected] = []
 
     def reject(self, batch: Batch, faults: Mapping[int, str], *, step: str) -> Batch:
-        """See `RowErrors`."""
         if not faults:
             return batch
         first = min(faults)

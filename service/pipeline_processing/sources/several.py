@@ -24,7 +24,6 @@ class Sources:
 
     @asynccontextmanager
     async def snapshot(self, datasets: Mapping[str, Any]) -> AsyncIterator["_Snapshots"]:
-        """See `Source`."""
         taken_at = self._clock.now()
         async with AsyncExitStack() as stack:
             by_dataset: dict[str, Snapshot] = {}
@@ -45,11 +44,9 @@ class _Snapshots:
         self._by_dataset = by_dataset
 
     def columns(self, dataset: str, *, carry: str) -> Columns:
-        """See `Snapshot`."""
         return self._by_dataset[dataset].columns(dataset, carry=carry)
 
     def records(
         self, dataset: str, arguments: Mapping[str, Any], *, carry: str
     ) -> AbstractAsyncContextManager[Batches]:
-        """See `Snapshot`."""
         return self._by_dataset[dataset].records(dataset, arguments, carry=carry)

@@ -57,13 +57,11 @@ class KafkaTopics:
         await ensure_topics(self._settings, others=self._others)
 
     async def ends(self, topic: str) -> Offsets:
-        """See `Topics`."""
         async with self._consumer() as consumer:
             ends = await self._ends(consumer, await self._partitions(consumer, [topic]))
         return {at.partition: end for at, end in ends.items()}
 
     async def offsets_at(self, topic: str, moment: datetime) -> Offsets:
-        """See `Topics`."""
         # Timestamps are in milliseconds. Rounding `moment` down would include records before it.
         milliseconds = max(0, math.ceil(moment.timestamp() * 1000))
         async with self._consumer() as consumer:
@@ -74,7 +72,6 @@ class KafkaTopics:
         return {at.partition: ends[at] if found[at] is None else min(found[at].offset, ends[at]) for at in partitions}
 
     async def committed(self, topic: str) -> Offsets:
-        """See `Topics`."""
         async with self._consumer(group_id=self._group) as consumer:
             partitions = await self._partitions(consumer, [topic])
             offsets = await self._answer(asyncio.gather(*map(consumer.committed, partitions)))
@@ -84,7 +81,6 @@ class KafkaTopics:
         return {at.partition: offset if offset is not None and offset <= ends[at] else 0 for at, offset in committed}
 
     async def members(self, topic: str) -> list[Member]:
-        """See `Topics`."""
         return await members_of(self._group, topic, connection=self._connection, seconds=self._answer_seconds)
 
     async def read(

@@ -285,7 +285,6 @@ class CopyTap(Tap):
     # -- from the network ------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
         self._received_at = asyncio.get_running_loop().time()
         self._usage.bytes_read += len(data)
         self._decode(data)

@@ -264,14 +264,12 @@ class PostgresSnapshot:
         self.taken_at = taken_at
 
     def columns(self, dataset: str, *, carry: str) -> Columns:
-        """See `ports.Snapshot`."""
         return self._datasets[dataset].shape.carried(carry)[0]
 
     @asynccontextmanager
     async def records(
         self, dataset: str, arguments: Mapping[str, Any], *, carry: str
     ) -> AsyncIterator[CopyBatches | CursorBatches]:
-        """See `ports.Snapshot`."""
         opened = self._datasets[dataset]
         # Not the current span, below which the requests to destinations would stand.
         span = child(
