@@ -1,9 +1,9 @@
 """Base of the lookup steps: collects the distinct keys of a batch, and fetches those that aren't cached."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import compress
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -32,23 +32,18 @@ CacheRows = Annotated[int, Field(ge=0, description="Most keys whose records, or 
 class LookupOptions(Part):
     """Base of the options. Also accepts `on` as the key `true`, because tools for YAML 1.1 may write it like that."""
 
+    if TYPE_CHECKING:  # each subclass declares them, in its own order
+        on: On
+        missing: Missing
+        cache_rows: CacheRows
+        add: Mapping[Name, Any]
+
     @model_validator(mode="before")
     @classmethod
     def _with_on(cls, options: Any) -> Any:
         if isinstance(options, Mapping) and True in options and "on" not in options:
             return {"on" if name is True else name: value for name, value in options.items()}
         return options
-
-
-class _Options(Protocol):
-    @property
-    def on(self) -> str: ...
-    @property
-    def missing(self) -> Literal["fail", "drop"] | None: ...
-    @property
-    def cache_rows(self) -> int: ...
-    @property
-    def add(self) -> Collection[str]: ...
 
 
 class Enriching(Step):
@@ -62,7 +57,7 @@ class Enriching(Step):
     matching: Matching
     """How keys are read. Subclasses set it before the first batch."""
 
-    def __init__(self, kind: str, options: _Options, context: StepContext) -> None:
+    def __init__(self, kind: str, options: LookupOptions, context: StepContext) -> None:
         self.name = f"{kind}: {options.on}"
         self.on = context.columns.require(options.on, step=self.name)
         self._added = tuple(options.add)
