@@ -93,7 +93,7 @@ class HttpUpstream:
         self._jitter = jitter
         self._paces_in_use: dict[Origin, Pace] = {}
         self._access: dict[str, str] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
         """Raises SecretMissing, or SettingsError for a secret that can't be sent."""
@@ -109,7 +109,6 @@ class HttpUpstream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._session is not None, "the block was entered"
         await self._session.close()
 
     @asynccontextmanager
@@ -153,7 +152,6 @@ class HttpUpstream:
         raise SourceDataInvalid(f"{show(url)} redirects more than {_MOST_REDIRECTS} times. Correct the URL.")
 
     async def _send(self, url: str, shown_as: str, *, is_home: bool) -> aiohttp.ClientResponse:
-        assert self._session is not None, "requests are sent inside the block"
         origin = origin_of(url)
         if origin not in self._paces_in_use:
             self._paces_in_use[origin] = self._paces.of(self._options, origin)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from contextlib import AsyncExitStack
 from itertools import islice
 from typing import Any, Self
 
@@ -91,7 +90,6 @@ class EnrichHttp(Enriching):
         self._most = options.batch
         """Maximum keys per request. Lowered when a response is too large."""
         self._free = asyncio.Semaphore(options.concurrency)
-        self._stack = AsyncExitStack()
         self._upstream: Upstream
         self.columns = context.columns.plus(
             (
@@ -104,9 +102,6 @@ class EnrichHttp(Enriching):
     async def __aenter__(self) -> Self:
         self._upstream = await self._stack.enter_async_context(self._services.upstream(self._options.access))
         return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._stack.__aexit__(*error)
 
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
         """See `Enriching`. Raises StepFailed if records share a key, SourceDataInvalid, or an error of `Upstream`."""

@@ -60,7 +60,6 @@ class EnrichTable(Enriching):
         self._options = options
         self._services = context.services
         self._carry = context.carry
-        self._stack = AsyncExitStack()
         self._table: LookupTable
         self.columns = self._reaching.plus((Column(name, typed=False) for name in options.add), step=self.name)
 
@@ -79,9 +78,6 @@ class EnrichTable(Enriching):
             self.columns = self._reaching.plus(added, step=self.name)
             self._stack = stack.pop_all()
         return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._stack.__aexit__(*error)
 
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
         """See `Enriching`. Raises StepFailed if records share a key, or the query's error."""

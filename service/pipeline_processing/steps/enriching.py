@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from itertools import compress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -66,6 +67,11 @@ class Enriching(Step):
         self._known = LookupCache(max_rows=options.cache_rows)
         self._row_errors = context.row_errors
         self._reaching = context.columns
+        self._stack = AsyncExitStack()
+        """Closes what the subclass has opened."""
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._stack.__aexit__(*error)
 
     @abstractmethod
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:

@@ -87,13 +87,12 @@ class S3Client:
         session_token: SecretStr | None = None,
         addressing_style: AddressingStyle = "auto",
         role: AssumedRole | None = None,
-        connections: int = 64,
         learned: Learned = lambda secrets: None,
     ) -> None:
         """
         Values that are None come from the usual AWS chain; but with a key and a secret, None means no token. With a
-        `role`, the credentials are used to assume it. `connections` limits how many are open at once. `learned` is
-        called with the secrets of credentials that aren't given here.
+        `role`, the credentials are used to assume it. `learned` is called with the secrets of credentials that aren't
+        given here.
         """
         self._open = partial(
             open_client,
@@ -102,7 +101,6 @@ class S3Client:
             keys=Keys(access_key_id, secret_access_key, session_token),
             addressing_style=addressing_style,
             role=role,
-            connections=connections,
             learned=learned,
         )
         self._keeps_composites = False

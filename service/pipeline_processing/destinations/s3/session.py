@@ -44,6 +44,8 @@ _NETWORK = {
     "read_timeout": 20.0,
 }
 
+_CONNECTIONS = 64
+
 AddressingStyle = Literal["auto", "path", "virtual"]
 
 Learned = Callable[[Iterable[str]], None]
@@ -85,7 +87,6 @@ async def open_client(
     keys: Keys,
     addressing_style: AddressingStyle,
     role: AssumedRole | None,
-    connections: int,
     learned: Learned,
 ) -> AsyncIterator[tuple[Any, DirectRequests]]:
     """Open an S3 client of botocore, and requests past it. See `S3Client` for the parameters."""
@@ -107,7 +108,7 @@ async def open_client(
                         "s3",
                         endpoint_url=endpoint_url,
                         region_name=region,
-                        config=_config(addressing_style, connections, new_pool),
+                        config=_config(addressing_style, new_pool),
                         **(keys.arguments() if role is None else {}),
                     )
                 )
@@ -141,7 +142,7 @@ async def _frozen(session: AioSession, keys: Keys | None) -> Any:
     return await (await session.get_credentials()).get_frozen_credentials()
 
 
-def _config(addressing_style: AddressingStyle, connections: int, new_pool: Callable[..., AIOHTTPSession]) -> AioConfig:
+def _config(addressing_style: AddressingStyle, new_pool: Callable[..., AIOHTTPSession]) -> AioConfig:
     return AioConfig(
         **_NETWORK,
         http_session_cls=new_pool,
@@ -153,7 +154,7 @@ def _config(addressing_style: AddressingStyle, connections: int, new_pool: Calla
         },
         request_checksum_calculation="when_required",  # requests already carry ours
         response_checksum_validation="when_required",
-        max_pool_connections=connections,
+        max_pool_connections=_CONNECTIONS,
     )
 
 
