@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -35,13 +36,13 @@ class Sources:
                 if not by_dataset:
                     taken_at = snapshot.taken_at
                 by_dataset |= dict.fromkeys(read, snapshot)
-            yield _Snapshots(by_dataset, taken_at=taken_at)
+            yield _Snapshots(by_dataset, taken_at)
 
 
+@dataclass(slots=True)
 class _Snapshots:
-    def __init__(self, by_dataset: Mapping[str, Snapshot], *, taken_at: datetime) -> None:
-        self.taken_at = taken_at
-        self._by_dataset = by_dataset
+    _by_dataset: Mapping[str, Snapshot]
+    taken_at: datetime
 
     def columns(self, dataset: str, *, carry: str) -> Columns:
         return self._by_dataset[dataset].columns(dataset, carry=carry)

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 
 from aiokafka import errors as kafka
@@ -47,13 +48,13 @@ async def ensure_topics(settings: KafkaSettings, *, others: Sequence[ServiceTopi
         await admin.create([topic for topic in topics if topic.name in missing])
 
 
+@dataclass(frozen=True, slots=True)
 class TopicAdmin:
     """Creates and describes topics. Every method raises KafkaUnavailable or AccessDenied."""
 
-    def __init__(self, client: Any, *, settings: KafkaSettings, where: Where) -> None:
-        self._client = client
-        self._settings = settings
-        self._where = where
+    _client: Any
+    _settings: KafkaSettings
+    _where: Where
 
     @classmethod
     @asynccontextmanager
@@ -62,7 +63,7 @@ class TopicAdmin:
         connection = Connection.of(settings)
         client = AIOKafkaAdminClient(**connection.options(), request_timeout_ms=round(_ANSWER_SECONDS * 1000))
         async with running(client, connection=connection):
-            yield cls(client, settings=settings, where=connection.where)
+            yield cls(client, settings, connection.where)
 
     async def missing(self, names: Sequence[str]) -> list[str]:
         """Return those of the topics that don't exist."""
