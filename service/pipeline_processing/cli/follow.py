@@ -9,8 +9,8 @@ import typer
 
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.cli.options import OutputOption
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Run
@@ -26,7 +26,6 @@ def follow(
         typer.Argument(metavar="RUN_ID…", help="Runs, as `history` names them.", autocompletion=completion.run_ids),
     ],
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Show the progress of runs until all have ended, and why a run waits. With -o json, print their completions then.
@@ -38,7 +37,7 @@ def follow(
 
     log_to_stderr(level="error")  # what doesn't answer is shown beside the runs
     outcomes = run_async(_followed(run_ids))
-    if output_of(output, as_json=as_json) is Output.JSON:
+    if output is Output.JSON:
         for outcome in outcomes:
             typer.echo(outcome.model_dump_json())
     return max(map(exit_code_of, outcomes))
