@@ -40,7 +40,7 @@ demo: $(DEMO) ## Run the main job end to end, on its own real servers (KEEP=1 ke
 # What every test process would do otherwise: compile the tests. And what every start of Kafka would.
 ready: $(INSTALLED)
 	@$(BIN)/python -m tests.kafka_startup
-	-@$(BIN)/python -m pytest --collect-only --quiet >/dev/null
+	-@$(BIN)/python -m pytest --collect-only --quiet >/dev/null 2>&1
 
 # Four processes, because tests mostly wait for servers. A file's tests stay together, so that they share fixtures.
 # Files keep their order, so that long ones don't come last.
