@@ -52,6 +52,8 @@ class PipelineError(Exception):
     """Stable name, published as `error.kind`."""
     exit_code: ClassVar[int] = 70
     retryable: ClassVar[bool] = False
+    step: int | None = None
+    """Number of the dataset's step that it is about, from 1 on."""
     _located = False
 
     def at(self, place: str) -> Self:
@@ -590,8 +592,8 @@ class RunUnknown(PipelineError):
     kind = "run_unknown"
     exit_code = 65
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"The history has no run {run_id!r}. `pipeline-processing history` lists the runs it has.")
+    def __init__(self, run_id: str, *, remedy: str = "`pipeline-processing history` lists the runs it has.") -> None:
+        super().__init__(f"The history has no run {run_id!r}. {remedy}")
 
 
 class PlaceUnknown(PipelineError):

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.model import Compression, CsvOptions, DatasetCounts, DatasetSchema, FormatName
@@ -95,6 +96,14 @@ class Snapshot(Protocol):
         `arguments` are the values that its options may name; `carry` is the form of carried values: "json" or "text".
         Raises QueryInvalid, QueryFailed, SourceDataInvalid, AccessDenied, or a TransientError.
         """
+
+
+@runtime_checkable
+class ChecksAgencyKey(Protocol):
+    """A snapshot that can tell before a run whether a dataset can be asked for an agency."""
+
+    def check_agency_key(self, dataset: str, key: AgencyKey) -> None:
+        """Raise QueryInvalid if no key of this kind can be given to the dataset."""
 
 
 class Source(Protocol):

@@ -24,6 +24,7 @@ CREATE SCHEMA lake;
 CREATE TABLE lake.records (id bigint PRIMARY KEY, agency_id bigint, name text, amount numeric);
 CREATE TABLE lake.others (agency_id bigint);
 CREATE TABLE statuses (code text, label text);
+CREATE TABLE tenants (code uuid);
 """
 
 
@@ -154,7 +155,7 @@ FAULTS = {
         69, ("https://nowhere.invalid:443 can't be reached",), http_dataset("https://nowhere.invalid/tickets")
     ),
     "missing table": Fault(
-        65, ("Dataset 'records'", '"recordz" does not exist'), one_dataset("SELECT * FROM recordz", args=())
+        65, (".yaml:6:7 Dataset 'records': ", '"recordz" does not exist'), one_dataset("SELECT * FROM recordz", args=())
     ),
     "misspelt SQL": Fault(
         65, ("datasets[records].source.postgres.query: ", "did you mean SELECT?"), one_dataset("SELEKT 1", args=())
@@ -167,8 +168,20 @@ FAULTS = {
     ),
     "misspelt column behind SELECT *": Fault(
         65,
-        ("Dataset 'records', step 2: ", "'nmae'", "id, agency_id, name, status, amount, created_at, attributes"),
+        (
+            ".yaml:12:5 Dataset 'records', step 2: ",
+            "'nmae'",
+            "id, agency_id, name, status, amount, created_at, attributes",
+        ),
         one_dataset(ALL, steps=[{"filter": "id > 0"}, {"mask": {"columns": ["nmae"], "using": "sha256"}}]),
+    ),
+    "column of another kind of key": Fault(
+        65,
+        ("Dataset 'records': Column 'code' of table 'tenants' has the type uuid", "Set `agency_key: uuid`, or correct"),
+        {
+            "job": "agency_data_job",
+            "datasets": [{"name": "records", "source": {"postgres": {"table": "tenants", "agency_column": "code"}}}],
+        },
     ),
     "comparison of what doesn't compare": Fault(
         65, ("Dataset 'records', step 1: ", "attributes"), one_dataset(ALL, steps=[{"filter": "attributes = 5"}])

@@ -322,6 +322,7 @@ def test_progress(shared: Shared) -> None:
 def test_who_works_and_why_a_run_waits(shared: Shared) -> None:
     """While a run of the same agency is at work; whoever follows the one that waits sees both, and its end."""
     first, second = new_id("first"), new_id("second")
+    unknown = shared.service.start("follow", "no-such-run")
     with Gate(shared.service, HUGE) as gate:
         following(shared, first).send_signal(signal.SIGINT)
         assert submit(shared, "--agency-id", HUGE, "--run-id", second).returncode == 0
@@ -344,8 +345,8 @@ def test_who_works_and_why_a_run_waits(shared: Shared) -> None:
     assert done.returncode == 0, done.stderr
     assert "succeeded, 800 rows" in lines_with(second, done)[-1]
     assert {json.loads(line)["run_id"] for line in done.stdout.splitlines()} == {first, second}
-    unknown = shared.service.cli("follow", "no-such-run")
-    assert (unknown.returncode, unknown.stdout) == (65, "")
+    refused = finished(unknown)
+    assert (refused.returncode, refused.stdout) == (65, "")
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

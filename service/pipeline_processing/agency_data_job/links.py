@@ -139,4 +139,5 @@ def _located(dataset: DatasetConfig, number: int | None) -> Iterator[None]:
         yield
     except PipelineError as error:
         place = f"Dataset {dataset.name!r}"
+        error.step = number
         raise error.at(place if number is None else f"{place}, step {number}") from error.__cause__

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,14 @@ from pipeline_processing.agency_data_job.tally import Tally
 from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.app import history, kafka
 from pipeline_processing.app.data_path import destinations, sources
-from pipeline_processing.errors import PipelineError, SettingsError, UpstreamUnavailable
+from pipeline_processing.errors import JobConfigError, PipelineError, QueryInvalid, SettingsError, UpstreamUnavailable
 from pipeline_processing.history.postgres.migrate import pending
 from pipeline_processing.http.client import check_reachable
 from pipeline_processing.http.urls import origin_of, without_user
 from pipeline_processing.messaging.port import Topics
+from pipeline_processing.options.config_file import Location
 from pipeline_processing.options.entry import Entry
-from pipeline_processing.ports import ChecksDatasets, Destination
+from pipeline_processing.ports import ChecksAgencyKey, ChecksDatasets, Destination
 from pipeline_processing.settings.settings import Settings
 from pipeline_processing.sources.postgres.agency_ids import PostgresAgencyIds
 from pipeline_processing.sources.postgres.copy_reader import chosen_reader
@@ -40,6 +41,8 @@ class CheckResult:
     ok: bool
     detail: str
     error: PipelineError | None = None
+    location: Location = ()
+    """Where the job config has what is wrong, if that is known."""
 
 
 async def check_servers(settings: Settings, config: AgencyJobConfig, *, mask: Mask) -> AsyncIterator[CheckResult]:
@@ -61,7 +64,8 @@ async def check_inputs(
     if any(dataset.needs_temporary_files for dataset in config.datasets):
         yield await _checked("temp files", _check_temporary_files)
     for dataset in config.datasets:
-        yield await _checked("source", partial(_check_dataset, settings, config, dataset, columns, mask))
+        result = await _checked("source", partial(_check_dataset, settings, config, dataset, columns, mask))
+        yield replace(result, location=_location(dataset, result.error))
     for options in _apis(config):
         yield await _checked("api", partial(check_reachable, options.url, seconds=options.timeout.total_seconds()))
 
@@ -111,6 +115,8 @@ async def _check_dataset(
         sources(settings, config, runs=1, mask=mask) as (source, services),
         source.snapshot({dataset.name: dataset.source}) as snapshot,
     ):
+        if isinstance(snapshot, ChecksAgencyKey):
+            snapshot.check_agency_key(dataset.name, config.agency_key)
         there = snapshot.columns(dataset.name, carry=dataset.carry)
         async with Chain.open(
             dataset, there, arguments=AnyArgument(), services=services, tally=Tally(dataset.name)
@@ -122,6 +128,16 @@ async def _check_dataset(
         f"{dataset.name} ({dataset.source.kind}): every query can be planned, and every step finds its columns"
         f"{reader and f'; {reader}'}"
     )
+
+
+def _location(dataset: DatasetConfig, error: PipelineError | None) -> Location:
+    """Return where the job config has what an error is about; nothing if it is about a server."""
+    if not isinstance(error, JobConfigError):
+        return ()
+    at: Location = ("datasets", dataset.name)
+    if error.step is not None:
+        return (*at, "steps", error.step - 1)
+    return (*at, "source", dataset.source.kind) if isinstance(error, QueryInvalid) else at
 
 
 def _apis(config: AgencyJobConfig) -> Collection[Any]:

@@ -16,11 +16,11 @@ from pipeline_processing.cli.context import (
     missing_settings,
     print_errors,
 )
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output, print_object
+from pipeline_processing.cli.options import OutputOption
+from pipeline_processing.terminal.tables import Output, print_object
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
     from pipeline_processing.errors import PipelineError
@@ -43,15 +43,13 @@ def check(
     ] = None,
     connect: Annotated[bool, typer.Option("--connect", help="Also connect to every configured server.")] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Check that `run` would start: the settings, the job config or several, the triggers if set, and with --connect the
     servers.
 
     Reports all faults at once. Exit codes: 78 if settings are wrong or missing, 65 if a job config or the triggers are
-    wrong, and those of `run` if a server can't be used. As json, one object per check and line; errors are told on
-    stderr.
+    wrong, and those of `run` if a server can't be used. As json, one object per check and line, and per fault.
     """
     from pipeline_processing.agency_data_job.identity import destination_entries
     from pipeline_processing.errors import PipelineError
@@ -59,47 +57,77 @@ def check(
     from pipeline_processing.triggers.loading import load_triggers
 
     log_to_stderr(level="warning")  # building the steps imports user code, which may log
-    say = _object if output_of(output, as_json=as_json) is Output.JSON else _line
+    checks = _Checks(as_objects=output is Output.JSON)
 
     paths = [*(files or ()), *(config or ())]
     settings = None
-    errors: list[PipelineError] = []
     try:
         settings = current_settings(job_config_file=paths[0] if paths else None)
         named = settings.job_config_file
     except InvalidSettings as error:
-        errors.append(error)
+        checks.failed("settings", error.kind, error)
         named = error.job_config_file
     job_configs = {}
     for path in paths or ([named] if named else []):
         job_config, faults = _load(path, settings)
-        errors += faults
+        checks.failed("job config", str(path), *faults)
         if job_config is not None:
-            say("job config", not faults, f"{path}: {', '.join(dataset.name for dataset in job_config.datasets)}")
+            if not faults:
+                checks.passed("job config", f"{path}: {', '.join(dataset.name for dataset in job_config.datasets)}")
             job_configs[path] = job_config
-        elif len(paths) > 1:
-            say("job config", False, str(path))
     if settings is not None:
-        for each in job_configs.values() or [None]:
-            errors += missing_settings(settings, each)
+        missing = {str(e): e for each in job_configs.values() or [None] for e in missing_settings(settings, each)}
+        checks.failed("settings", "missing", *missing.values())
         if settings.triggers_file is not None:
             only = next(iter(job_configs.values())) if len(job_configs) == 1 else None
             try:
                 loaded = load_triggers(settings.triggers_file, job_config=only, kafka=settings.kafka)
-                say("triggers", True, f"{settings.triggers_file}: {', '.join(e.name for e in loaded.triggers)}")
+                checks.passed("triggers", f"{settings.triggers_file}: {', '.join(e.name for e in loaded.triggers)}")
             except PipelineError as error:
-                errors.append(error)
-    if errors or settings is None:
-        return print_errors(errors)
+                checks.failed("triggers", str(settings.triggers_file), error)
+    if checks.errors or settings is None:
+        return checks.end()
 
     entries = [entry for each in job_configs.values() for entry in destination_entries(settings, each)]
     for guarantee in dict.fromkeys(f"{entry.kind}: {entry.guarantee}" for entry in entries):
-        say("destination", True, guarantee)
-    say("settings", True, "`pipeline-processing config show` prints them")
+        checks.passed("destination", guarantee)
+    checks.passed("settings", "`pipeline-processing config show` prints them")
     if connect:
-        for each in job_configs.values():
-            errors += _check_servers(settings, each, say)
-    return print_errors(errors)
+        for path, each in job_configs.items():
+            _check_servers(settings, each, path, checks)
+    return checks.end()
+
+
+class _Checks:
+    """Prints checks: as objects with their errors, or as lines, with the errors on stderr at the end."""
+
+    def __init__(self, *, as_objects: bool) -> None:
+        self.errors: list[PipelineError] = []
+        self._as_objects = as_objects
+
+    def passed(self, name: str, detail: str) -> None:
+        self._print(name, detail, None)
+
+    def failed(self, name: str, detail: str, *errors: PipelineError) -> None:
+        self.errors += errors
+        for error in errors if self._as_objects else errors[:1]:
+            self._print(name, detail, error)
+
+    def end(self) -> int:
+        """Return the exit code."""
+        if self._as_objects:
+            return max((error.exit_code for error in self.errors), default=0)
+        return print_errors(self.errors)
+
+    def _print(self, name: str, detail: str, error: PipelineError | None) -> None:
+        if self._as_objects:
+            message = None if error is None else current_mask().text(str(error))
+            kind = None if error is None else error.kind
+            print_object(
+                {"check": name, "ok": error is None, "detail": detail, "error_kind": kind, "error_message": message}
+            )
+        else:
+            typer.echo(f"{name:<12} {'ok' if error is None else 'failed'}  {detail}")
 
 
 def _load(path: Path, settings: Settings | None) -> tuple[AgencyJobConfig | None, list[PipelineError]]:
@@ -119,41 +147,33 @@ def _load(path: Path, settings: Settings | None) -> tuple[AgencyJobConfig | None
         return job_config, [error]
 
 
-def _line(name: str, ok: bool, detail: str) -> None:
-    typer.echo(f"{name:<12} {'ok' if ok else 'failed'}  {detail}")
-
-
-def _object(name: str, ok: bool, detail: str) -> None:
-    print_object({"check": name, "ok": ok, "detail": detail})
-
-
-def _check_servers(
-    settings: Settings, job_config: AgencyJobConfig, say: Callable[[str, bool, str], None]
-) -> list[PipelineError]:
+def _check_servers(settings: Settings, job_config: AgencyJobConfig, path: Path, checks: _Checks) -> None:
     from pipeline_processing.app.checks import check_servers
+    from pipeline_processing.options.config_file import ConfigFile
     from pipeline_processing.terminal.event_loop import run_async
 
-    async def check_each() -> list[PipelineError]:
-        errors = []
+    async def check_each() -> None:
         async for result in check_servers(settings, job_config, mask=current_mask()):
-            say(result.name, result.ok, result.detail)
-            if result.error is not None:
-                errors.append(result.error)
-        return errors
+            if (error := result.error) is None:
+                checks.passed(result.name, result.detail)
+                continue
+            if result.location:
+                file = ConfigFile.read(path, what="job config", remedy="")
+                error.args = (f"{file.line(result.location)} {error}",)
+            checks.failed(result.name, result.detail, error)
 
-    return run_async(check_each())
+    run_async(check_each())
 
 
 @app.command()
 def show(
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """Print every setting with its value and origin. Secrets are masked, and of URLs of databases the password."""
     from pipeline_processing.settings.loader import load_settings
 
     entries = load_settings(os.environ, mask=current_mask()).entries()
-    if output_of(output, as_json=as_json) is Output.JSON:
+    if output is Output.JSON:
         import json
 
         document = {entry.variable: {"value": entry.value, "origin": entry.origin} for entry in entries}

@@ -79,6 +79,11 @@ class ConfigFile:
         path, place = self.document.locate(self.written(location), word=word)
         return f"{self.path.name}:{place.line}:{place.column} {path}".rstrip()
 
+    def line(self, location: Location) -> str:
+        """Return `job.yaml:14:9`."""
+        _, place = self.document.locate(self.written(location))
+        return f"{self.path.name}:{place.line}:{place.column}"
+
     def lines(self, faults: Iterable[Fault]) -> list[str]:
         """Return an indented line for each fault, in the order of the file."""
         located = {
@@ -139,5 +144,8 @@ def _told(located: Sequence[_Located], model: type[BaseModel], told: Words) -> I
                 continue
             alternatives = []
         keys = keys_of(model, around) if kind == "extra_forbidden" or is_shape(kind) else {}
-        message = merged([told(other.detail) or words_of(other.detail, keys=keys) for other in alternatives or [each]])
+        top = keys_of(model, ()) if kind == "extra_forbidden" and around else ()
+        message = merged(
+            [told(other.detail) or words_of(other.detail, keys=keys, top=top) for other in alternatives or [each]]
+        )
         yield Fault(each.path, message, at_key=kind == "extra_forbidden" or key == ("[key]",))

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 _MOST_KEYS = 16
 """A message names the keys of a mapping up to this number."""
 
+_CUT_TEXT = "within braces a comma ends a text, so put it in quotes"
 _TEXT, _WHOLE, _NUMBER, _TRUTH = "text", "a whole number", "a number", "true or false"
 _SHAPES: Mapping[str, str] = {
     **dict.fromkeys(("string_type", "string_sub_type", "string_unicode", "path_type"), _TEXT),
@@ -37,18 +38,19 @@ def is_shape(kind: str) -> bool:
     return kind in _SHAPES
 
 
-def words_of(fault: ErrorDetails, *, keys: Mapping[str, Collection[str]]) -> str:
+def words_of(fault: ErrorDetails, *, keys: Mapping[str, Collection[str]], top: Collection[str] = ()) -> str:
     """
     Say what is wrong, without the value, which may be a secret.
 
-    `keys` are those that the mapping there, or for an unknown key around it, may have, each with the keys below it.
+    `keys` are those that the mapping there, or for an unknown key around it, may have, each with the keys below it;
+    `top` are those of the whole file.
     """
     kind, context, value = fault["type"], fault.get("ctx", {}), fault["input"]
     match kind:
         case "extra_forbidden":
             if value is None and " " in str(fault["loc"][-1]):  # {query: SELECT a, b FROM c}
-                return "unknown key: within braces a comma ends a text, so put it in quotes"
-            return f"unknown key{_instead(str(fault['loc'][-1]), keys)}"
+                return f"unknown key: {_CUT_TEXT}"
+            return f"unknown key{_instead(str(fault['loc'][-1]), keys, top)}"
         case "missing":
             return f"needs `{fault['loc'][-1]}`"
         case "literal_error" | "enum":
@@ -68,6 +70,9 @@ def words_of(fault: ErrorDetails, *, keys: Mapping[str, Collection[str]]) -> str
     if kind in _BOUNDS:
         return f"must be {_BOUNDS[kind]} {context[_LIMITS[kind]]}"
     if kind in _SHAPES:
+        key = "".join(map(str, fault["loc"][-1:]))
+        if value is None and key.endswith(")") and "(" not in key:  # {amount: numeric(10,2)}
+            return _CUT_TEXT
         return _shape(_SHAPES[kind], value, keys)
     return re.sub(
         r"^(Value error, |Assertion failed, )|^Input should be", lambda it: "" if it[1] else "must be", fault["msg"]
@@ -126,9 +131,13 @@ def _of(kind: str) -> str:
     return " characters" if kind.startswith("string") else ""
 
 
-def _instead(key: str, keys: Mapping[str, Collection[str]]) -> str:
+def _instead(key: str, keys: Mapping[str, Collection[str]], top: Collection[str]) -> str:
     if close := close_to(key, keys):
         return close
+    if key in top:
+        return ": it belongs at the top of the file, not here"
+    if close := close_to(key, top):
+        return close.removesuffix("?") + ", at the top of the file?"
     if len(above := [known for known, below in keys.items() if key in below]) == 1:
         return f": it belongs below `{above[0]}`"
     return f". Known are {', '.join(keys)}" if 0 < len(keys) <= _MOST_KEYS else ""

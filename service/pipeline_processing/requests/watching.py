@@ -26,8 +26,14 @@ _LOOK_SECONDS = 1.0
 _IDLE_SHARE = 10
 """A history that takes long to answer is asked less often: the pause is at least so many times the answer's time."""
 _KAFKA_PAUSE_SECONDS = 5.0
+_ACCEPTED_SECONDS = 5.0
+"""How long a run may be unknown: a request becomes a run when a worker has read it."""
 _MOST_RUNS = 2_000
 """How many runs' progress is kept."""
+_NOT_YET = (
+    "If it was just requested, no worker has accepted it yet: `pipeline-processing workers` shows who listens, and "
+    "`dead-letters list` which requests were refused. Follow it again then."
+)
 _MOST_FOLLOWED = 1_000
 """Runs of one look."""
 _RATE_EVENTS = 10
@@ -214,10 +220,11 @@ async def follow(
     """
     Look at these runs every second or so, until all have finished.
 
-    `on_look` gets the unfinished ones, and why the history or Kafka doesn't answer. Raises RunUnknown for an id that
-    the history doesn't know, and the history's error if the first look fails.
+    `on_look` gets the unfinished ones, and which aren't known yet, or why the history or Kafka doesn't answer. Raises
+    RunUnknown for an id that the history doesn't know after some seconds, and the history's error if the first look
+    fails.
     """
-    left, told = list(dict.fromkeys(run_ids)), dict[str, RunProgress]()
+    left, told, began_at = list(dict.fromkeys(run_ids)), dict[str, RunProgress](), clock.monotonic()
     reading = asyncio.create_task(progress.read())
     try:
         first = True
@@ -225,10 +232,11 @@ async def follow(
             asked_at = clock.monotonic()
             try:
                 runs = await history.get_all(left)
-                for run_id in left:
-                    if run_id not in runs:
-                        raise RunUnknown(run_id)
                 first, problem = False, progress.problem and f"No live numbers: {progress.problem}"
+                if unknown := [run_id for run_id in left if run_id not in runs]:
+                    if clock.monotonic() - began_at > _ACCEPTED_SECONDS:
+                        raise RunUnknown(unknown[0], remedy=_NOT_YET)
+                    problem = f"No worker has accepted {', '.join(unknown[:3])} yet"
             except TransientError as error:
                 if first:
                     raise

@@ -5,8 +5,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from datetime import datetime
 from typing import Any
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.aio.clock import Clock
-from pipeline_processing.ports import Batches, Snapshot, Source
+from pipeline_processing.ports import Batches, ChecksAgencyKey, Snapshot, Source
 from pipeline_processing.rows.columns import Columns
 
 
@@ -47,6 +48,12 @@ class _Snapshots:
     def columns(self, dataset: str, *, carry: str) -> Columns:
         """See `Snapshot`."""
         return self._by_dataset[dataset].columns(dataset, carry=carry)
+
+    def check_agency_key(self, dataset: str, key: AgencyKey) -> None:
+        """See `ChecksAgencyKey`."""
+        snapshot = self._by_dataset[dataset]
+        if isinstance(snapshot, ChecksAgencyKey):
+            snapshot.check_agency_key(dataset, key)
 
     def records(
         self, dataset: str, arguments: Mapping[str, Any], *, carry: str

@@ -191,6 +191,10 @@ class PostgresBackend:
         async with self.database.connection() as connection:
             return [await connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES]
 
+    async def empty(self) -> None:
+        emptied = "".join(f"DELETE FROM {table};" for table in EMPTIED)
+        await self.execute(f"{emptied} ALTER TABLE dead_letters ALTER COLUMN number RESTART")
+
     async def execute(self, sql: str, *arguments: Any) -> None:
         async with self.database.connection() as connection:
             await connection.execute(sql, *arguments)
@@ -239,8 +243,7 @@ def shared_schema(database: str) -> str:
 async def shared(dsn: str, schema: str) -> AsyncIterator[PostgresBackend]:
     """The shared history, emptied."""
     async with postgres_backend(dsn, schema) as backend:
-        emptied = "".join(f"DELETE FROM {table};" for table in EMPTIED)
-        await backend.execute(f"{emptied} ALTER TABLE dead_letters ALTER COLUMN number RESTART")
+        await backend.empty()
         yield backend
 
 

@@ -7,14 +7,24 @@ from datetime import UTC, datetime
 import pytest
 
 from pipeline_processing.agency_keys import number_of
-from pipeline_processing.model import Counts, DatasetCounts
+from pipeline_processing.model import Counts, DatasetCounts, RunState
 from pipeline_processing.runs.run_filter import RunFilter
 from pipeline_processing.runs.store import Outcome, RunStore
 from tests.contract.run_store.conftest import Backend, PostgresBackend
-from tests.contract.run_store.helpers import PLAN, accepted, claimed, events, finished, nothing_to_claim, standing
+from tests.contract.run_store.helpers import (
+    FAILURE,
+    PLAN,
+    accepted,
+    claimed,
+    events,
+    finished,
+    nothing_to_claim,
+    standing,
+)
 
 NOON = datetime(2026, 1, 18, 12, tzinfo=UTC)
 UUID = "018f4e8a-5b7c-7d3e-9a41-2f60c1d7b3e5"
+RECORDS = DatasetCounts(name="records", rows_read=1, rows_written=1)
 KEYS = (UUID, "acme/eu", "Zürich 1", "007")
 
 
@@ -63,15 +73,24 @@ async def test_the_last_success_is_the_agencys_own(runs: RunStore) -> None:
     """The next run of another agency must not start where this one has ended."""
     await accepted(runs, "r", agency_id="acme")
     claim = await claimed(runs, "r")
-    records = DatasetCounts(name="records", rows_read=1, rows_written=1)
     counts = Counts(rows_read=1, rows_written=1)
-    await runs.attempts.prepare(claim, PLAN, Outcome(counts=counts, datasets=(records,), covered_until=NOON))
+    await runs.attempts.prepare(claim, PLAN, Outcome(counts=counts, datasets=(RECORDS,), covered_until=NOON))
     await runs.attempts.succeed(claim)
 
     last = await runs.history.last_success("acme", "records")
     assert last is not None
     assert last.run_id == "r"
     assert await runs.history.last_success("Acme", "records") is None
+
+
+async def test_a_failed_run_counts_its_datasets(runs: RunStore) -> None:
+    """Such as one that `expect` refuses: it ends like that of any other agency."""
+    await accepted(runs, "r", agency_id="acme")
+
+    run = await runs.attempts.fail(await claimed(runs, "r"), FAILURE, outcome=Outcome(datasets=(RECORDS,)))
+
+    assert (run.state, run.agency_id) == (RunState.FAILED, "acme")
+    assert await runs.history.datasets("r") == [RECORDS]
 
 
 async def test_two_keys_with_one_number_are_told_apart(

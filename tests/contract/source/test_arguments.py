@@ -9,7 +9,9 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.errors import QueryInvalid
+from pipeline_processing.sources.postgres.options import PostgresSourceConfig
 from pipeline_processing.sources.postgres.source import PostgresSource
 from tests.contract.source.helpers import export, parsed_csv, parsed_ndjson
 
@@ -203,3 +205,33 @@ async def test_args_that_do_not_match_the_query(
     """Unknown names, and too few or too many, are told with what there is."""
     with pytest.raises(QueryInvalid, match=message):
         await export(source, query, form, args=args)
+
+
+KEYS: dict[str, tuple[AgencyKey, str, str | None]] = {
+    # kind of key, type of the parameter, the remedy
+    "an integer for a bigint": (AgencyKey.INTEGER, "bigint", None),
+    "an integer for text": (AgencyKey.INTEGER, "varchar", None),
+    "an integer for a uuid": (AgencyKey.INTEGER, "uuid", "Set `agency_key: uuid`, or correct the query"),
+    "an integer for a time": (AgencyKey.INTEGER, "timestamptz", "Correct the query"),
+    "a uuid for a uuid": (AgencyKey.UUID, "uuid", None),
+    "a uuid for text": (AgencyKey.UUID, "text", None),
+    "a uuid for an integer": (AgencyKey.UUID, "int", "Set `agency_key: integer`, or correct the query"),
+    "a uuid for a numeric": (AgencyKey.UUID, "numeric", "Set `agency_key: integer`, or correct the query"),
+    "text for text": (AgencyKey.TEXT, "text", None),
+    "text for an integer, which holds digits": (AgencyKey.TEXT, "bigint", None),
+    "text for a date": (AgencyKey.TEXT, "date", "Correct the query"),
+}
+
+
+@pytest.mark.parametrize(("key", "type_name", "remedy"), KEYS.values(), ids=KEYS)
+async def test_keys_that_no_parameter_can_hold(
+    key: AgencyKey, type_name: str, remedy: str | None, source: PostgresSource
+):
+    """Found before a run, by the type that Postgres gives the parameter."""
+    config = PostgresSourceConfig(query=f"SELECT $1::int AS a, $2::{type_name} AS b", args=("count", "agency_id"))
+    async with source.snapshot({"records": config}) as snapshot:
+        if remedy is None:
+            snapshot.check_agency_key("records", key)
+            return
+        with pytest.raises(QueryInvalid, match=rf"^Dataset 'records': `agency_id` is \$2 .* {key}\. {remedy}"):
+            snapshot.check_agency_key("records", key)

@@ -59,11 +59,13 @@ CONFIGS = {
               - nmae: people
                 source: {postgres: {query: "SELECT id, name, email FROM people WHERE agency_id = $1", args: [agency_id]}}
                 stpes: []
+                destination: {s3: {bucket: exports}}
             """,
         [
             "1:1 dataset: unknown key: did you mean datasets?",
             "4:5 datasets[0].nmae: unknown key: did you mean name?",
             "6:5 datasets[0].stpes: unknown key: did you mean steps?",
+            "7:5 datasets[0].destination: unknown key: did you mean destinations, at the top of the file?",
         ],
     ),
     "a list that isn't one": Broken(

@@ -105,7 +105,7 @@ def test_faults_of_both_are_told_at_once(
     assert main(["config", "check"]) == 78
 
     out, err = capsys.readouterr()
-    assert out == ""
+    assert out == f"settings     failed  invalid_settings\njob config   failed  {complete}\n"
     for fault in (
         "PIPELINE_WORKER__CONCURRENCY: must be a whole number ≥ 1, not 'four'",
         "PIPELINE_NONSENSE: unknown setting",
@@ -113,6 +113,38 @@ def test_faults_of_both_are_told_at_once(
     ):
         assert fault in err
     assert "Traceback" not in err
+
+
+def test_json_has_the_errors(
+    complete: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With their kinds, so that a program needs nothing of stderr."""
+    where = str(complete)
+    right = {"check": "job config", "ok": True, "detail": f"{where}: records, events"}
+    monkeypatch.setenv("PIPELINE_SECRETS__HOST", "db-internal")
+    servers_that_answer(
+        monkeypatch,
+        CheckResult("source", ok=False, detail="db:5432", error=SourceUnavailable("No answer of db-internal.")),
+    )
+    assert main(["config", "check", "--connect", "-o", "json"]) == 69
+    first, *_, last = _objects(capsys)
+    assert first == right | {"error_kind": None, "error_message": None}
+    assert last == {"check": "source", "ok": False, "detail": "db:5432"} | {
+        "error_kind": "source_unavailable",
+        "error_message": "No answer of ***.",
+    }
+
+    complete.write_text("datasets: [{name: records, sauce: 1}]")
+    assert main(["config", "check", "-o", "json"]) == 65
+    [fault] = _objects(capsys)
+    assert (fault["check"], fault["detail"], fault["error_kind"]) == ("job config", where, "invalid_job_config")
+    assert "job.yaml:1:28 datasets[records].sauce: unknown key" in fault["error_message"]
+
+
+def _objects(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    out, err = capsys.readouterr()
+    assert err == ""
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def test_a_wrong_job_config_alone_is_65(complete: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -387,8 +387,30 @@ async def test_following_needs_a_history_that_answers_once(monkeypatch: pytest.M
     assert someone.ended == [("a", "failed")]
 
 
-async def test_a_run_that_is_unknown_cannot_be_followed() -> None:
+@in_virtual_time
+async def test_a_run_that_is_not_accepted_yet_is_awaited() -> None:
+    """For some seconds, as whoever has just sent a request may follow it."""
+    scene = Scene()
+    someone = Following(scene)
+    following = asyncio.create_task(someone.follow("a"))
+    await asyncio.sleep(2.5)
+    await scene.accept("a")
+    await scene.fail("a")
+    await following
+
+    assert someone.looks[0] == ([], "No worker has accepted a yet")
+    assert someone.ended == [("a", "failed")]
+
+
+@in_virtual_time
+async def test_a_run_that_stays_unknown_cannot_be_followed() -> None:
+    """However the others go on; and what to do is told."""
     scene = Scene()
     await scene.accept("a")
-    with pytest.raises(RunUnknown, match="typo"):
-        await Following(scene).follow("a", "typo")
+    someone = Following(scene)
+    with pytest.raises(RunUnknown, match=r"'typo'.* no worker has accepted it yet: .*workers.*dead-letters list"):
+        await someone.follow("a", "typo")
+    await asyncio.sleep(0)  # the reading of Kafka ends
+
+    assert 5 < scene.clock.monotonic() < 8
+    assert someone.looks[0] == (["a"], "No worker has accepted typo yet")

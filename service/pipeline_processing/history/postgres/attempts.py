@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from pipeline_processing.agency_keys import number_of
 from pipeline_processing.errors import Superseded
 from pipeline_processing.history.postgres.database import HistoryDatabase
 from pipeline_processing.history.postgres.rows import (
@@ -210,8 +211,8 @@ async def _done_before(connection: asyncpg.Connection, run_id: str, fence: int |
 async def _count_datasets(connection: asyncpg.Connection, run: Run, outcome: Outcome) -> None:
     """Store the counts of each dataset, except for a dry run."""
     if outcome.datasets and not run.dry_run:
-        columns = dataset_columns(outcome)
-        await connection.execute(*QUERIES["count_datasets"](run_id=run.run_id, agency_id=run.agency_id, **columns))
+        agency_id, columns = number_of(run.agency_id), dataset_columns(outcome)
+        await connection.execute(*QUERIES["count_datasets"](run_id=run.run_id, agency_id=agency_id, **columns))
 
 
 async def _end_attempt(connection: asyncpg.Connection, run: Run, outcome: str, failure: RunFailure | None) -> None:

@@ -5,7 +5,8 @@ Each file is applied in one transaction, which also stores its version, under a 
 processes may migrate concurrently, and a crash leaves no half-applied migration.
 
 A migration may add columns, but must never change the type or position of a column: workers of the previous version
-keep running, and have prepared statements for the old columns.
+keep running, and have prepared statements for the old columns. `tests/contract/run_store/previous` holds their queries:
+renew it with each migration.
 """
 
 import re

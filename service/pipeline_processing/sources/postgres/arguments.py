@@ -5,10 +5,13 @@ from typing import Any
 
 import asyncpg
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.errors import QueryInvalid
 from pipeline_processing.rows.values import boolean_literal
 
 _INTEGERS = ("int2", "int4", "int8", "oid")
+_NUMBERS = (*_INTEGERS, "numeric", "float4", "float8")
+_TIMES = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "bool")
 _TEXTS = ("text", "varchar", "bpchar", "name", "unknown")
 
 
@@ -24,6 +27,24 @@ def bound(names: Sequence[str], parameters: Sequence[asyncpg.Type], arguments: M
             f"{len(names)}. Make `args` list one name for each, in order."
         )
     return [_value(name, kind, arguments) for name, kind in zip(names, parameters, strict=True)]
+
+
+def misfit(names: Sequence[str], parameters: Sequence[asyncpg.Type], key: AgencyKey) -> tuple[int, str] | None:
+    """
+    Return the number and the type of a parameter that is given `agency_id`, but can hold no such key. None if each may.
+
+    A parameter has the type of the column with which the query compares it.
+    """
+    for number, (name, parameter) in enumerate(zip(names, parameters, strict=False), start=1):
+        others = {AgencyKey.INTEGER: ("uuid", *_TIMES), AgencyKey.UUID: (*_NUMBERS, *_TIMES), AgencyKey.TEXT: _TIMES}
+        if name == "agency_id" and parameter.name in others[key]:
+            return number, parameter.name
+    return None
+
+
+def kind_of_key(type_name: str) -> AgencyKey | None:
+    """Return the kind of key that a column of this type has, if it has one."""
+    return AgencyKey.UUID if type_name == "uuid" else AgencyKey.INTEGER if type_name in _NUMBERS else None
 
 
 def _value(name: str, parameter: asyncpg.Type, arguments: Mapping[str, Any]) -> Any:

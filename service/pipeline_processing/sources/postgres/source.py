@@ -13,13 +13,14 @@ from asyncpg.prepared_stmt import PreparedStatement
 from opentelemetry.trace import SpanKind
 from pydantic import SecretStr
 
+from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.aio.budget import ByteBudget
 from pipeline_processing.aio.clock import Clock, SystemClock
-from pipeline_processing.errors import SourceUnavailable
+from pipeline_processing.errors import QueryInvalid, SourceUnavailable
 from pipeline_processing.log import get_logger
 from pipeline_processing.postgres.client import DatabaseClient
 from pipeline_processing.rows.columns import Columns
-from pipeline_processing.sources.postgres.arguments import bound
+from pipeline_processing.sources.postgres.arguments import bound, kind_of_key, misfit
 from pipeline_processing.sources.postgres.batches import CursorBatches
 from pipeline_processing.sources.postgres.copy_batches import CopyBatches, CopyLimits
 from pipeline_processing.sources.postgres.copy_reader import CopyReader, NewDecoder
@@ -266,6 +267,24 @@ class PostgresSnapshot:
     def columns(self, dataset: str, *, carry: str) -> Columns:
         """See `ports.Snapshot`."""
         return self._datasets[dataset].shape.carried(carry)[0]
+
+    def check_agency_key(self, dataset: str, key: AgencyKey) -> None:
+        """See `ports.ChecksAgencyKey`."""
+        opened = self._datasets[dataset]
+        if (found := misfit(opened.config.sql_args, opened.shape.parameters, key)) is None:
+            return
+        number, type_name = found
+        if opened.config.table is None:
+            what, culprit = f"`agency_id` is ${number} of the query, which", "the query"
+        else:
+            what, culprit = (
+                f"Column {opened.config.agency_column!r} of table '{opened.config.table}'",
+                "`agency_column`",
+            )
+        fitting = kind_of_key(type_name)
+        remedy = f"Correct {culprit}." if fitting is None else f"Set `agency_key: {fitting}`, or correct {culprit}."
+        with opened.errors.located():
+            raise QueryInvalid(f"{what} has the type {type_name}, but the job config's `agency_key` is {key}. {remedy}")
 
     @asynccontextmanager
     async def records(
