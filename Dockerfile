@@ -54,6 +54,10 @@ RUN --mount=type=bind,from=wheel,source=/build/dist,target=/dist \
 
 FROM ${PYTHON_IMAGE}
 RUN groupadd --gid 10001 pipeline && useradd --uid 10001 --gid pipeline --create-home pipeline
+# The official images have no bytecode of the standard library, and user 10001 can't store any: without this, every start
+# compiles what it imports, which doubles its CPU time.
+RUN python3 -m compileall -q -x '/(site-packages|test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|pydoc_data)/' \
+    "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 COPY --from=dependencies /opt/pipeline /opt/pipeline
 # A separate layer, the only one to push and pull after a change of the code.
 RUN --mount=type=bind,from=wheel,source=/build/dist,target=/dist \

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,12 @@ SCHEMAS = HERE.parent.parent / "schemas"
 PREFIX = "agencies"
 
 T = TypeVar("T")
+
+_UNFINISHED = """
+SELECT run_id, state, attempt, fence, worker, lease_expires_at, not_before, queued_at, started_at, now()
+FROM pipeline.runs WHERE finished_at IS NULL ORDER BY queued_at LIMIT 20
+"""
+_LAST_LINES = 30
 
 Process = subprocess.Popen[str] | Forked
 
@@ -181,13 +187,16 @@ class Service:
         self._started: list[Process] = []
 
     def close(self) -> None:
-        """End everything that was started here."""
+        """End everything that was started here. Print what tells why a test failed, which pytest shows only then."""
+        if self._connection is not None:
+            with suppress(asyncpg.PostgresError):  # a test may have left no such table, or its transaction aborted
+                print(*self.sql(_UNFINISHED), sep="\n")
+            self._loop.run(self._connection.close())
         for process in self._started:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
-        if self._connection is not None:
-            self._loop.run(self._connection.close())
+            _, stderr = process.communicate()
+            print(process.args, process.returncode, *stderr.splitlines()[-_LAST_LINES:], sep="\n")
         self._loop.close()
         if self._s3 is not None:
             self._s3.close()

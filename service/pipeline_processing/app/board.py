@@ -21,7 +21,7 @@ from pipeline_processing.board.application import Probes, application
 from pipeline_processing.board.figures import TopicFigures
 from pipeline_processing.board.live import Live
 from pipeline_processing.board.server import listening, serve
-from pipeline_processing.board.triggers import OpenWindows, TriggerList, windows_topic
+from pipeline_processing.board.triggers import OpenWindows, TriggerList
 from pipeline_processing.board.views import Views
 from pipeline_processing.errors import HistoryUnavailable, JobConfigError
 from pipeline_processing.history.postgres.board import PostgresBoard
@@ -37,6 +37,7 @@ from pipeline_processing.telemetry.health import Health, Pulse, Servers
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.triggers.config import Trigger
 from pipeline_processing.triggers.loading import load_triggers
+from pipeline_processing.triggers.topics import app_id_of, changelog_of
 
 log = get_logger(__name__)
 
@@ -118,7 +119,7 @@ async def board(settings: Settings, *, mask: Mask) -> AsyncIterator[Board]:
             kafka=kafka,
             pulse=pulse,
         )
-        windows = OpenWindows(topics=topics, topic=windows_topic(settings.kafka), server=kafka)
+        windows = OpenWindows(topics=topics, topic=changelog_of(app_id_of(settings.kafka)), server=kafka)
         stack.callback(windows.close)
         stack.callback(figures.close)
         letters = DeadLetters(topics=topics, topic=settings.kafka.dead_letters_topic, kept=PostgresLetters(database))

@@ -151,16 +151,8 @@ class Live:
         live = self._progress.of(run)
         if live is None:
             return None
-        event, rate = live.progress, live.rows_per_second
-        return m.Progress(
-            rows_read=event.rows_read,
-            rows_written=event.rows_written,
-            bytes_written=event.bytes_written,
-            dataset=event.dataset,
-            stage=event.stage,
-            rows_per_second=None if rate is None else round(rate, 1),
-            at=event.at,
-        )
+        rate = live.rows_per_second
+        return m.view(m.Progress, live.progress, rows_per_second=None if rate is None else round(rate, 1))
 
     def estimate(self, run: Run, progress: m.Progress | None) -> m.Estimate | None:
         """Estimate a run's end from the medians that are known already."""

@@ -6,7 +6,7 @@ Times are ISO 8601 in UTC. Ids are text, because JavaScript's numbers hold only 
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, PlainSerializer
 
@@ -19,7 +19,15 @@ Time = Annotated[
     PlainSerializer(lambda time: time.isoformat().replace("+00:00", "Z"), return_type=str),
     Field(json_schema_extra={"format": "date-time"}),
 ]
+M = TypeVar("M", bound=Message)
+
 FinalState = Literal["succeeded", "failed", "cancelled"]
+
+
+def view(model: type[M], of: object, **others: Any) -> M:
+    """Make an answer of what has attributes with its names. `others` are all of its other fields."""
+    same = model.model_fields.keys() - others.keys()
+    return model(**{name: getattr(of, name) for name in same}, **others)
 
 
 # -- runs ----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from heapq import nsmallest
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,7 +16,6 @@ from pipeline_processing.board import models as m
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, TopicMissing
 from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Record, Topics
-from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.triggers.config import EventTrigger, Trigger
 from pipeline_processing.triggers.describing import next_ticks, when_asked
 from pipeline_processing.triggers.windows import AgencyWindows, Window
@@ -27,11 +27,6 @@ _FIRST_SECONDS = 8.0
 """How long a page waits for the first reading of all windows."""
 _MOST_SHOWN = 200
 """Windows of one trigger."""
-
-
-def windows_topic(kafka: KafkaSettings) -> str:
-    """Return the topic with the states of all windows, which `triggers` writes."""
-    return f"{kafka.group_id}-triggers-windows-changelog"
 
 
 class OpenWindows:
@@ -133,23 +128,15 @@ class TriggerList:
 
 def _view(trigger: Trigger, found: Mapping[str, list[tuple[AgencyId, Window]]], *, now: datetime) -> m.TriggerView:
     windows = _windows(found, trigger.name)
-    datasets = list(trigger.datasets or ())
     if isinstance(trigger, EventTrigger):
-        return m.TriggerView(
-            name=trigger.name,
-            topic=trigger.topic,
-            datasets=datasets,
-            debounce=when_asked(trigger.debounce),
-            **windows,
-        )
-    schedule = trigger.schedule
-    return m.TriggerView(
-        name=trigger.name,
-        schedule=f"{schedule.cron} in {schedule.time_zone}",
-        next_at=next(iter(next_ticks(schedule, now=now)), None),
-        datasets=datasets,
-        **windows,
-    )
+        about: dict[str, Any] = {"topic": trigger.topic, "debounce": when_asked(trigger.debounce)}
+    else:
+        schedule = trigger.schedule
+        about = {
+            "schedule": f"{schedule.cron} in {schedule.time_zone}",
+            "next_at": next(iter(next_ticks(schedule, now=now)), None),
+        }
+    return m.TriggerView(name=trigger.name, datasets=list(trigger.datasets or ()), **about, **windows)
 
 
 def _windows(found: Mapping[str, list[tuple[AgencyId, Window]]], name: str) -> dict[str, object]:
@@ -159,11 +146,11 @@ def _windows(found: Mapping[str, list[tuple[AgencyId, Window]]], name: str) -> d
     return {
         "windows_open": len(windows),
         "windows": [
-            m.WindowView(
+            m.view(
+                m.WindowView,
+                window,
                 agency_id=str(agency_id),
                 run_id=window.id,
-                events=window.events,
-                opened_at=window.opened_at,
                 last_event_at=window.last_at,
                 fires_at=window.due_at,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ import typer
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
+from pipeline_processing.cli.options import OutputOption
 from pipeline_processing.cli.run_filters import (
     LabelOption,
     RequestedByOption,
@@ -22,10 +23,10 @@ from pipeline_processing.cli.run_filters import (
     UntilOption,
     run_filter,
 )
-from pipeline_processing.terminal import render
+from pipeline_processing.terminal import render, tables
 from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS
 from pipeline_processing.terminal.notes import note
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Run, RunState
@@ -33,14 +34,6 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _CONNECTIONS = 4
-COLUMNS = (
-    render.Column("RUN ID"),
-    render.Column("AGENCY", right=True, spare=1),
-    render.Column("STATE"),
-    render.Column("QUEUED (UTC)", spare=3),
-    render.Column("REQUESTED BY", spare=2),
-    render.Column("WHAT HAPPENS", long=True),
-)
 
 
 def cancel(
@@ -61,7 +54,6 @@ def cancel(
         bool, typer.Option("--execute", help="Cancel the runs that match, instead of only listing them.")
     ] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Cancel a queued or running run permanently, or with options all queued and running runs that match.
@@ -84,7 +76,6 @@ def cancel(
         since=since,
         until=until,
     )
-    output = output_of(output, as_json=as_json)
     if run_id is not None:
         if wanted != EVERY_RUN:
             raise typer.BadParameter("already selects one run: leave out the filters.", param_hint="'RUN_ID'")
@@ -95,7 +86,8 @@ def cancel(
     if other := set(wanted.states) - set(stoppable):
         raise typer.BadParameter(f"{min(other)} runs can't be cancelled.", param_hint="'--state'")
     wanted = replace(wanted, states=wanted.states or stoppable)
-    outcomes = run_async(_all_cancelled(wanted, execute=execute, show=lambda page: _print_page(page, output=output)))
+    show = partial(tables.print_items, table=_TABLE, output=output, as_object=_object)
+    outcomes = run_async(_all_cancelled(wanted, execute=execute, show=show))
     note(_summary(outcomes, execute=execute))
     return SUCCESS
 
@@ -118,10 +110,10 @@ async def _cancelled(run_id: str) -> tuple[RunState, Run]:
 def _print_one(before: RunState, run: Run, *, output: Output) -> int:
     cancelled = run.state == "cancelled" != before
     if output is Output.JSON:
-        render.print_object(_object((run, cancelled)))
+        tables.print_object(_object((run, cancelled)))
     elif cancelled:
         stops = f" Its worker, {run.worker}, stops within seconds." if run.worker else ""
-        typer.echo(render.printable(f"{run.run_id} is cancelled.{stops}"))
+        typer.echo(tables.printable(f"{run.run_id} is cancelled.{stops}"))
     if cancelled:
         return SUCCESS
     if run.state.finished:
@@ -167,22 +159,22 @@ async def _all_cancelled(
     return outcomes
 
 
-def _print_page(page: Sequence[_Outcome], *, output: Output) -> None:
-    render.print_items(page, output=output, columns=COLUMNS, line=_line, as_object=_object)
-
-
-def _line(outcome: _Outcome) -> tuple[str, ...]:
+def _what_happens(outcome: _Outcome) -> str:
     run, cancelled = outcome
     if cancelled is False:
-        what = "nothing: it was decided meanwhile"
-    elif run.worker and run.state != "queued":
-        what = "cancelled, and its worker stops within seconds"
-    else:
-        what = "cancelled"
-    if cancelled is None:
-        what = f"would be {what}"
-    asked_by = run.requested_by or render.NOTHING
-    return run.run_id, str(run.agency_id), render.run_state(run), render.moment(run.queued_at), asked_by, what
+        return "nothing: it was decided meanwhile"
+    at_work = ", and its worker stops within seconds" if run.worker and run.state != "queued" else ""
+    return f"{'would be ' if cancelled is None else ''}cancelled{at_work}"
+
+
+_TABLE: tables.Table[_Outcome] = {
+    tables.Column("RUN ID"): lambda outcome: outcome[0].run_id,
+    tables.Column("AGENCY", right=True, spare=1): lambda outcome: str(outcome[0].agency_id),
+    tables.Column("STATE"): lambda outcome: render.run_state(outcome[0]),
+    tables.Column("QUEUED (UTC)", spare=3): lambda outcome: render.moment(outcome[0].queued_at),
+    tables.Column("REQUESTED BY", spare=2): lambda outcome: outcome[0].requested_by or tables.NOTHING,
+    tables.Column("WHAT HAPPENS", long=True): _what_happens,
+}
 
 
 def _object(outcome: _Outcome) -> dict[str, Any]:

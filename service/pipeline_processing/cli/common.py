@@ -27,6 +27,14 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+AS_JSON = "as json"
+"""Tells OutputOption, in the context's `meta`, that `--json` is given."""
+
+
+def _json(context: typer.Context, given: bool) -> None:
+    context.meta[AS_JSON] = given
+
+
 def _quiet(given: bool) -> None:
     if given:
         set_quiet(True)
@@ -43,6 +51,9 @@ def _log_level(given: LogLevel | None) -> None:
 
 
 def _options(
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=_json, is_eager=True, help="The same as -o json.")
+    ] = False,
     quiet: Annotated[
         bool,
         typer.Option("--quiet", "-q", callback=_quiet, help="Show no notes and no progress, and log only errors."),
@@ -70,22 +81,24 @@ def _options(
 
 
 def complete(app: typer.Typer) -> TyperGroup:
-    """Return the program, with the options that every command has."""
+    """Return the program, with the options that every command has, and `--json` for those with `-o`."""
     template = typer.Typer(add_completion=False)
     template.command()(_options)
-    options = typer.main.get_command(template).params
-    for option in options:
+    as_json, *options = typer.main.get_command(template).params
+    for option in (as_json, *options):
         option.expose_value = False  # their callbacks do the work, so that no command has to pass them on
     program = typer.main.get_command(app)
     assert isinstance(program, TyperGroup)
-    groups = [program]
+    groups, commands = [program], []
     for group in groups:
-        group.params += options
         group.no_args_is_help = not group.invoke_without_command
         for name, command in group.commands.items():
             if isinstance(command, TyperGroup):
                 groups.append(command)
-                continue
-            command.params += options
-            command.no_args_is_help = name in _NEED_ARGUMENTS or any(each.required for each in command.params)
+            else:
+                commands.append(command)
+                command.no_args_is_help = name in _NEED_ARGUMENTS or any(each.required for each in command.params)
+    for each in (*groups, *commands):
+        has_forms = any("-o" in param.opts for param in each.params)
+        each.params += [as_json, *options] if has_forms else options
     return program

@@ -16,8 +16,8 @@ from pipeline_processing.cli.context import (
     missing_settings,
     print_errors,
 )
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output, print_object
+from pipeline_processing.cli.options import OutputOption
+from pipeline_processing.terminal.tables import Output, print_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,6 @@ def check(
     ] = None,
     connect: Annotated[bool, typer.Option("--connect", help="Also connect to every configured server.")] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Check that `run` would start: the settings, the job config or several, the triggers if set, and with --connect the
@@ -58,7 +57,7 @@ def check(
     from pipeline_processing.triggers.loading import load_triggers
 
     log_to_stderr(level="warning")  # building the steps imports user code, which may log
-    checks = _Checks(as_objects=output_of(output, as_json=as_json) is Output.JSON)
+    checks = _Checks(as_objects=output is Output.JSON)
 
     paths = [*(files or ()), *(config or ())]
     settings = None
@@ -169,13 +168,12 @@ def _check_servers(settings: Settings, job_config: AgencyJobConfig, path: Path, 
 @app.command()
 def show(
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """Print every setting with its value and origin. Secrets are masked, and of URLs of databases the password."""
     from pipeline_processing.settings.loader import load_settings
 
     entries = load_settings(os.environ, mask=current_mask()).entries()
-    if output_of(output, as_json=as_json) is Output.JSON:
+    if output is Output.JSON:
         import json
 
         document = {entry.variable: {"value": entry.value, "origin": entry.origin} for entry in entries}

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli.context import current_settings, log_to_stderr
-from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
-from pipeline_processing.terminal import render
+from pipeline_processing.cli.options import MOMENT, OutputOption, moment
+from pipeline_processing.terminal import render, tables
 from pipeline_processing.terminal.exit_codes import FAILED, SUCCESS
 from pipeline_processing.terminal.notes import note_length
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.messaging.dead_letters import DeadLetter
@@ -30,15 +30,6 @@ app = typer.Typer(help="Inspect and resend requests that couldn't be used.")
 DEFAULT_LIMIT = 50
 _LONGEST_MESSAGE = 120
 """Characters of a message that `list` shows."""
-
-COLUMNS = (
-    render.Column("PLACE"),
-    render.Column("AT (UTC)"),
-    render.Column("REASON"),
-    render.Column("KEY"),
-    render.Column("CAME FROM"),
-    render.Column("MESSAGE", long=True),
-)
 
 _PLACE_HELP = "As `list` shows it: partition and offset, or db:NUMBER for a letter in the history's database."
 PlaceArgument = Annotated[str, typer.Argument(metavar="P:O", help=_PLACE_HELP)]
@@ -58,7 +49,6 @@ def list_letters(
         int, typer.Option(min=1, max=100_000, metavar="N", help="Show at most N letters.")
     ] = DEFAULT_LIMIT,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """Show dead letters, newest first. Times are UTC. As json, one object per letter and line."""
     from pipeline_processing.terminal.event_loop import run_async
@@ -68,13 +58,7 @@ def list_letters(
             return await letters.newest(wanted, limit=limit + 1)
 
     found = run_async(newest(_filter(reason, since)))
-    render.print_items(
-        found[:limit],
-        output=output_of(output, as_json=as_json),
-        columns=COLUMNS,
-        line=_line,
-        as_object=_object,
-    )
+    tables.print_items(found[:limit], _TABLE, output=output, as_object=_object)
     note_length(len(found[:limit]), "dead letter", more=len(found) > limit)
 
 
@@ -82,7 +66,6 @@ def list_letters(
 def show(
     place: PlaceArgument,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Show one dead letter in full: its headers and the original request.
@@ -96,8 +79,8 @@ def show(
             return (await letters.at([place]))[0]
 
     letter = run_async(one(_place(place)))
-    if output_of(output, as_json=as_json) is Output.JSON:
-        render.print_object(_full_object(letter))
+    if output is Output.JSON:
+        tables.print_object(_full_object(letter))
         return
     for line in _details(letter):
         typer.echo(line)
@@ -109,7 +92,6 @@ def redrive(
     reason: ReasonOption = None,
     since: SinceOption = None,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Resend the original requests of dead letters: all of them, or those selected by place, reason and time.
@@ -120,7 +102,7 @@ def redrive(
     """
     from pipeline_processing.terminal.event_loop import run_async
 
-    as_json = output_of(output, as_json=as_json) is Output.JSON
+    as_json = output is Output.JSON
     return run_async(_redriven(_filter(reason, since, places or []), as_json=as_json))
 
 
@@ -210,7 +192,7 @@ class _Report:
             asks = f"run {redriven.run_id}" if redriven.run_id else "but it still can't be read as a request"
             outcome = f"sent, {asks}" if redriven.topic is None else f"sent to {redriven.topic}"
         if self._as_json:
-            render.print_object(
+            tables.print_object(
                 {
                     "place": letter.place,
                     "dlq_reason": letter.reason,
@@ -223,7 +205,7 @@ class _Report:
             )
             return
         line = f"{letter.place}  {letter.reason}  key {_short(letter.original_key)}  {outcome}"
-        typer.echo(render.printable(line))
+        typer.echo(tables.printable(line))
 
     def summary(self, *, repeated: int) -> str:
         parts = [f"{render.counted(self.sent, 'request')} sent"]
@@ -237,17 +219,26 @@ class _Report:
 # -- showing -------------------------------------------------------------------------------------
 
 
-def _line(letter: DeadLetter) -> tuple[str, ...]:
-    """Return a letter's cells, one for each of COLUMNS."""
-    message = letter.message
-    if len(message) > _LONGEST_MESSAGE:
-        message = f"{message[: _LONGEST_MESSAGE - 2]} …"
-    came_from = f"{letter.topic} {letter.partition}:{letter.offset}"
+def _at(letter: DeadLetter) -> str:
     try:
-        at = render.moment(datetime.fromisoformat(letter.at))
+        return render.moment(datetime.fromisoformat(letter.at))
     except (ValueError, OverflowError):  # another program wrote the header
-        at = letter.at
-    return letter.place, at, letter.reason, _short(letter.original_key), came_from, message
+        return letter.at
+
+
+def _message(letter: DeadLetter) -> str:
+    message = letter.message
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[: _LONGEST_MESSAGE - 2]} …"
+
+
+_TABLE: tables.Table[DeadLetter] = {
+    tables.Column("PLACE"): lambda letter: letter.place,
+    tables.Column("AT (UTC)"): _at,
+    tables.Column("REASON"): lambda letter: letter.reason,
+    tables.Column("KEY"): lambda letter: _short(letter.original_key),
+    tables.Column("CAME FROM"): lambda letter: f"{letter.topic} {letter.partition}:{letter.offset}",
+    tables.Column("MESSAGE", long=True): _message,
+}
 
 
 def _object(letter: DeadLetter) -> dict[str, Any]:
@@ -296,7 +287,7 @@ def _details(letter: DeadLetter) -> Iterator[str]:
     """Yield human-readable lines. The value comes last, in full."""
     record = letter.record
     facts = [("place", letter.place), ("key", _exact(letter.original_key))]
-    facts += [(render.printable(name), _exact(value)) for name, value in record.headers]
+    facts += [(tables.printable(name), _exact(value)) for name, value in record.headers]
     width = max(len(name) for name, _ in facts) + 2
     for name, value in facts:
         yield f"{name:<{width}}{value}"
@@ -312,9 +303,9 @@ def _exact(value: bytes | None) -> str:
         text = value.decode()
     except UnicodeDecodeError:
         return f"base64:{base64.b64encode(value).decode()}"
-    return text if render.printable(text) == text else json.dumps(text)
+    return text if tables.printable(text) == text else json.dumps(text)
 
 
 def _short(key: bytes | None) -> str:
     """Return a key, shortened to fit a column."""
-    return render.NOTHING if key is None else _exact(key)[:40] or '""'
+    return tables.NOTHING if key is None else _exact(key)[:40] or '""'

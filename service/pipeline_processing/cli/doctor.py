@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline_processing.cli.context import current_mask, current_settings, job_config_of, log_to_stderr
-from pipeline_processing.cli.options import ConfigOption, JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.cli.options import ConfigOption, OutputOption
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,6 @@ def doctor(
         ),
     ] = None,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Prove that every configured server answers, and does what the service relies on.
@@ -42,7 +41,7 @@ def doctor(
     json, one object per check and line.
     """
     from pipeline_processing.app.doctor import GROUPS, examine_all
-    from pipeline_processing.terminal import render
+    from pipeline_processing.terminal import tables
     from pipeline_processing.terminal.event_loop import run_async
 
     if unknown := set(only or ()) - set(GROUPS):
@@ -50,10 +49,9 @@ def doctor(
     log_to_stderr(level="error")  # a check that fails is told by its finding
     settings = current_settings(job_config_file=config)
     findings = run_async(examine_all(settings, job_config_of(settings), only=only or (), mask=current_mask()))
-    output = output_of(output, as_json=as_json)
     if output is Output.JSON:
         for finding in findings:
-            render.print_object(
+            tables.print_object(
                 {name: _masked(value) if isinstance(value, str) else value for name, value in asdict(finding).items()}
             )
     else:
@@ -62,11 +60,16 @@ def doctor(
 
 
 def _print(findings: Sequence[Finding], *, wide: bool) -> None:
-    from pipeline_processing.terminal.render import Column, counted, print_table, printable
+    from pipeline_processing.terminal.render import counted
+    from pipeline_processing.terminal.tables import Column, Table, print_table, printable
 
-    columns = (Column("SERVER"), Column("CHECK"), Column("STATE"), Column("DETAIL", long=True))
-    rows = [(each.server, each.check, each.state, _masked(each.detail)) for each in findings]
-    print_table(columns, rows, wide=wide)
+    table: Table[Finding] = {
+        Column("SERVER"): lambda finding: finding.server,
+        Column("CHECK"): lambda finding: finding.check,
+        Column("STATE"): lambda finding: finding.state,
+        Column("DETAIL", long=True): lambda finding: _masked(finding.detail),
+    }
+    print_table(table, findings, wide=wide)
     missing = [finding for finding in findings if finding.state == "missing"]
     for finding in [*missing, *(each for each in findings if each.state == "advice")]:
         typer.echo(f"\n{finding.server}: {finding.check}: {finding.state}")

@@ -9,8 +9,8 @@ import typer
 
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.cli.options import OutputOption
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.model import Run
@@ -26,7 +26,6 @@ def follow(
         typer.Argument(metavar="RUN_ID…", help="Runs, as `history` names them.", autocompletion=completion.run_ids),
     ],
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Show the progress of runs until all have ended, and why a run waits. With -o json, print their completions then.
@@ -38,7 +37,7 @@ def follow(
 
     log_to_stderr(level="error")  # what doesn't answer is shown beside the runs
     outcomes = run_async(_followed(run_ids))
-    if output_of(output, as_json=as_json) is Output.JSON:
+    if output is Output.JSON:
         for outcome in outcomes:
             typer.echo(outcome.model_dump_json())
     return max(map(exit_code_of, outcomes))
@@ -67,7 +66,7 @@ async def _followed(run_ids: Sequence[str]) -> list[RunCompletion]:
                 notes = [] if problem is None else [mask.text(problem)]
                 queued = [run.run_id for run in left if run.state == "queued"][:_MOST_TOLD]
                 if queued and problem is None:
-                    waiting = await queue.waiting(run_ids=queued, limit=_MOST_TOLD)
+                    waiting = await queue.reasons(queued)
                     places = settings.worker.max_runs_per_agency
                     notes += [f"{each.run.run_id} waits {why(each, places=places)}" for each in waiting]
                 shown.note("\n".join(notes))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline_processing.cli.context import current_mask, current_settings, job_config_of, log_to_stderr, print_errors
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output, print_object
+from pipeline_processing.cli.options import OutputOption
+from pipeline_processing.terminal.tables import Output, print_object
 
 if TYPE_CHECKING:
     from pipeline_processing.runs.clean_up import Amount
@@ -29,7 +29,6 @@ def gc(
         bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
     ] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Remove uploads of lost attempts, and objects of failed runs.
@@ -46,7 +45,7 @@ def gc(
 
     log_to_stderr()
     collected = run_async(_collected(config, dry_run=dry_run))
-    if output_of(output, as_json=as_json) is Output.JSON:
+    if output is Output.JSON:
         print_object(
             {
                 "removed": _amount_object(collected.removed),
@@ -72,7 +71,8 @@ async def _collected(config: Path | None, *, dry_run: bool) -> Collected:
 
 
 def _lines(collected: Collected, *, dry_run: bool) -> list[str]:
-    from pipeline_processing.terminal.render import counted, printable
+    from pipeline_processing.terminal.render import counted
+    from pipeline_processing.terminal.tables import printable
 
     removed = "would remove" if dry_run else "removed"
     left = []

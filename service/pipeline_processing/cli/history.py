@@ -11,7 +11,7 @@ import typer
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
-from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
+from pipeline_processing.cli.options import MOMENT, OutputOption, moment
 from pipeline_processing.cli.run_filters import (
     ErrorKindOption,
     LabelOption,
@@ -22,9 +22,9 @@ from pipeline_processing.cli.run_filters import (
     UntilOption,
     run_filter,
 )
-from pipeline_processing.terminal import render
+from pipeline_processing.terminal import render, tables
 from pipeline_processing.terminal.notes import note, note_length
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_keys import AgencyId
@@ -40,7 +40,7 @@ DEFAULT_LIMIT = 50
 _PAGE = 200
 """Runs that `export` looks up at once."""
 _CONNECTIONS = 4
-_NAME = render.Column("NAME", spare=2)
+_NAME = tables.Column("NAME", spare=2)
 
 
 @app.callback(invoke_without_command=True)
@@ -74,7 +74,6 @@ def history(
         ),
     ] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Show the run history, newest first, or one run in full. Times are UTC.
@@ -94,7 +93,6 @@ def history(
         since=since,
         until=until,
     )
-    output = output_of(output, as_json=as_json)
     if context.invoked_subcommand is not None:
         if wanted != EVERY_RUN or (run_id, limit, watch, output) != (None, None, False, Output.TABLE):
             raise typer.BadParameter(
@@ -119,16 +117,13 @@ def history(
 
 def _print_runs(runs: Sequence[Run], *, limit: int, names: _Names, output: Output) -> None:
     """Print the first `limit` runs, and whether there are more."""
-    shown, columns, line = runs[:limit], render.RUN_COLUMNS, render.run_line
+    table = render.RUN_TABLE
     if names:
-        columns = (*columns[:2], _NAME, *columns[2:])
-
-        def line(run: Run) -> tuple[str, ...]:
-            cells = render.run_line(run)
-            return *cells[:2], names.get(run.agency_id, render.NOTHING), *cells[2:]
-
-    render.print_items(shown, output=output, columns=columns, line=line, as_object=render.run_object)
-    note_length(len(shown), "run", more=len(runs) > limit)
+        columns = list(table.items())
+        columns.insert(2, (_NAME, lambda run: names.get(run.agency_id, tables.NOTHING)))
+        table = dict(columns)
+    tables.print_items(runs[:limit], table, output=output, as_object=render.run_object)
+    note_length(min(len(runs), limit), "run", more=len(runs) > limit)
 
 
 async def _runs(wanted: RunFilter, *, limit: int, named: bool) -> tuple[list[Run], _Names]:
@@ -206,19 +201,19 @@ def _print_run(
     output: Output,
 ) -> None:
     if output is Output.JSON:
-        render.print_object(_full_object(run, datasets, attempts, deliveries))
+        tables.print_object(_full_object(run, datasets, attempts, deliveries))
         return
     wide = output is Output.WIDE
     typer.echo(render.run_details(run, agency=names.get(run.agency_id)))
     if datasets:
         typer.echo()
-        render.print_table(render.DATASET_COLUMNS, map(render.dataset_line, datasets), wide=wide)
+        tables.print_table(render.DATASET_TABLE, datasets, wide=wide)
     if attempts:
         typer.echo()
-        render.print_table(render.ATTEMPT_COLUMNS, map(render.attempt_line, attempts), wide=wide)
+        tables.print_table(render.ATTEMPT_TABLE, attempts, wide=wide)
     if deliveries:
         typer.echo()
-        render.print_table(render.DELIVERY_COLUMNS, map(render.delivery_line, deliveries), wide=wide)
+        tables.print_table(render.DELIVERY_TABLE, deliveries, wide=wide)
 
 
 def _full_object(
@@ -250,7 +245,7 @@ def export(
 
     async def print_all() -> None:
         async for full in _all_in_full(RunFilter(agency_id=agency_id, since=since, until=until)):
-            render.print_object(_full_object(*full))
+            tables.print_object(_full_object(*full))
 
     run_async(print_all())
 
@@ -278,7 +273,6 @@ def prune(
         bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
     ] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Remove old runs from the history. Each leaves a tombstone: its id can't be used again, and a message that asks for
@@ -297,8 +291,8 @@ def prune(
             return await pruning.prune(runs.pruning, before, clock=SystemClock(), dry_run=dry_run)
 
     done = run_async(pruned())
-    if output_of(output, as_json=as_json) is Output.JSON:
-        render.print_object({"pruned": done.runs, "kept": {reason.value: done.kept[reason] for reason in pruning.Kept}})
+    if output is Output.JSON:
+        tables.print_object({"pruned": done.runs, "kept": {reason.value: done.kept[reason] for reason in pruning.Kept}})
         return
     typer.echo(f"{'would remove' if dry_run else 'removed'}  {render.counted(done.runs, 'run')}")
     for reason in pruning.Kept:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import typer
 
 from pipeline_processing.cli.context import current_settings
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output, print_object
+from pipeline_processing.cli.options import OutputOption
+from pipeline_processing.terminal.tables import Output, print_object
 
 
-def migrate(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
+def migrate(output: OutputOption = Output.TABLE) -> None:
     """Create or upgrade the schema of the run history. Does nothing if it is up to date."""
     from pipeline_processing.app.history import migrate as apply_migrations
     from pipeline_processing.terminal.event_loop import run_async
 
     applied = run_async(apply_migrations(current_settings()))
-    if output_of(output, as_json=as_json) is Output.JSON:
+    if output is Output.JSON:
         print_object({"applied": applied})
         return
     for name in applied:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli import completion
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.cli.common import AS_JSON
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -69,22 +70,21 @@ def _time(text: str, *, ahead: bool) -> datetime:
         ) from None
 
 
+def _chosen(context: typer.Context, form: Output) -> Output:
+    return Output.JSON if context.meta.get(AS_JSON) else form
+
+
 OutputOption = Annotated[
     Output,
     typer.Option(
         "--output",
         "-o",
         metavar="FORM",
+        callback=_chosen,
         help="How to print: table, with the columns that fit the terminal; wide, with all columns; or json.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
-
-
-def output_of(output: Output, *, as_json: bool) -> Output:
-    """Return the form asked for by OutputOption and JsonOption."""
-    return Output.JSON if as_json else output
-
+"""Commands that have it get `--json`, too."""
 
 JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="The job: agency_data_job.", autocompletion=completion.jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,17 +14,16 @@ from pipeline_processing.cli.options import (
     ConfigOption,
     DatasetOption,
     JobArgument,
-    JsonOption,
     OutputOption,
     ParamOption,
     SinceOption,
     UntilOption,
-    output_of,
     pairs_of,
     requests_of,
 )
 from pipeline_processing.terminal.notes import note
-from pipeline_processing.terminal.render import Column, Output, counted, print_table
+from pipeline_processing.terminal.render import counted
+from pipeline_processing.terminal.tables import Column, Output, Table, print_table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -46,7 +46,6 @@ def preview(
     until: UntilOption = None,
     param: ParamOption = None,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Show the first rows of each dataset as they leave its steps. Writes nothing, and reads no further than needed.
@@ -67,7 +66,7 @@ def preview(
     settings, job_config = settings_to_run(config=config, dry=True)
     (request,) = for_config(requests, job_config)
     log_to_stderr(level="warning")
-    run_async(show_previews(settings, job_config, request, rows=rows, output=output_of(output, as_json=as_json)))
+    run_async(show_previews(settings, job_config, request, rows=rows, output=output))
 
 
 async def show_previews(
@@ -114,19 +113,20 @@ def _print(lines: Iterable[bytes], *, wide: bool) -> None:
     """Print rows as a table, with numbers as they are written."""
     rows: list[dict[str, Any]] = [json.loads(line, parse_int=_Number, parse_float=_Number) for line in lines]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = [
+    table: Table[dict[str, Any]] = {
         # A narrow terminal has no room for the last columns, but always for the first.
-        Column(name, right=any(isinstance(row.get(name), _Number) for row in rows), spare=place)
+        Column(name, right=any(isinstance(row.get(name), _Number) for row in rows), spare=place): partial(_cell, name)
         for place, name in enumerate(names)
-    ]
-    print_table(columns, [[_cell(row.get(name)) for name in names] for row in rows], wide=wide)
+    }
+    print_table(table, rows, wide=wide)
 
 
 class _Number(str):
     """A number, as JSON has it."""
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, row: dict[str, Any]) -> str:
+    value = row.get(name)
     return value if isinstance(value, str) else _json(value)
 
 

@@ -8,8 +8,9 @@ import typer
 
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output, time_text
+from pipeline_processing.cli.options import OutputOption
+from pipeline_processing.terminal.render import time_text
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,7 +28,6 @@ def queue(
         int, typer.Option(min=1, max=2**31 - 1, metavar="N", help="Show at most N agencies and N runs.")
     ] = 20,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Show which runs wait: counts by state and agency, and for each run its place in the queue and why it waits.
@@ -38,13 +38,13 @@ def queue(
     from pipeline_processing.terminal import queue as drawn
     from pipeline_processing.terminal.event_loop import run_async
     from pipeline_processing.terminal.notes import note
-    from pipeline_processing.terminal.render import print_object, print_table
+    from pipeline_processing.terminal.tables import print_object, print_table
 
     settings = current_settings()
     now, agencies, waiting = run_async(_read(settings, agency_id=agency_id, limit=limit))
-    places, form = settings.worker.max_runs_per_agency, output_of(output, as_json=as_json)
+    places = settings.worker.max_runs_per_agency
     counts = {state: sum(getattr(each, state) for each in agencies) for state in _STATES}
-    if form is Output.JSON:
+    if output is Output.JSON:
         print_object(
             {
                 "at": time_text(now),
@@ -57,11 +57,10 @@ def queue(
     typer.echo(", ".join(f"{number:,} {state}" for state, number in counts.items() if number) or "Nothing waits.")
     if agencies:
         typer.echo()
-        print_table(drawn.AGENCY_COLUMNS, [drawn.agency_line(each, now) for each in agencies[:limit]])
+        print_table(drawn.agency_table(now), agencies[:limit])
     if waiting:
         typer.echo()
-        lines = [drawn.waiting_line(each, places=places) for each in waiting]
-        print_table(drawn.WAITING_COLUMNS, lines, wide=form is Output.WIDE)
+        print_table(drawn.waiting_table(places=places), waiting, wide=output is Output.WIDE)
     if len(agencies) > limit or counts["due"] + counts["later"] > limit:
         note("There are more: raise --limit, or choose an agency.")
 

@@ -13,7 +13,7 @@ import typer
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.agencies import WantedAgency
 from pipeline_processing.cli.context import current_settings, log_to_stderr, traced
-from pipeline_processing.cli.options import MOMENT, JsonOption, OutputOption, moment, output_of
+from pipeline_processing.cli.options import MOMENT, OutputOption, moment
 from pipeline_processing.cli.run_filters import (
     ErrorKindOption,
     LabelOption,
@@ -22,7 +22,8 @@ from pipeline_processing.cli.run_filters import (
     StateOption,
     run_filter,
 )
-from pipeline_processing.terminal.render import Output, counted, print_items, time_text
+from pipeline_processing.terminal.render import counted, time_text
+from pipeline_processing.terminal.tables import Output, print_items
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_keys import AgencyId
@@ -75,7 +76,6 @@ def replay(
     ] = False,
     execute: Annotated[bool, typer.Option("--execute", help="Carry out the plan instead of only showing it.")] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Resubmit past requests as new runs, marked as replays of the old ones, without their deadlines.
@@ -93,7 +93,6 @@ def replay(
     settings = current_settings()
     log_to_stderr()
     with traced() as telemetry:
-        output = output_of(output, as_json=as_json)
         run_async(_replayed(settings, selection, telemetry, same_run=same_run, execute=execute, output=output))
 
 
@@ -202,11 +201,11 @@ class _Sent:
 
 
 def _print_plan(plan: ReplayPlan, *, output: Output) -> None:
-    from pipeline_processing.terminal.replay_plan import PLAN_COLUMNS, step_line
+    from pipeline_processing.terminal.replay_plan import PLAN_TABLE
 
     steps = chain.from_iterable(plan.pages())
     while rows := list(islice(steps, _ROWS)):
-        print_items(rows, output=output, columns=PLAN_COLUMNS, line=step_line, as_object=_object)
+        print_items(rows, PLAN_TABLE, output=output, as_object=_object)
 
 
 def _object(step: Step) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from pipeline_processing.cli.options import (
     DatasetOption,
     FormatOption,
     JobArgument,
-    JsonOption,
     LabelOption,
     OutputOption,
     ParamOption,
@@ -23,14 +22,13 @@ from pipeline_processing.cli.options import (
     SinceOption,
     UntilOption,
     new_run_id,
-    output_of,
     pairs_of,
     requests_of,
 )
 from pipeline_processing.signals import Terminated
 from pipeline_processing.terminal.exit_codes import SUCCESS
 from pipeline_processing.terminal.notes import note
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_data_job.config import AgencyJobConfig
@@ -62,7 +60,6 @@ def run(
     param: ParamOption = None,
     label: LabelOption = None,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Export one agency's data now, in this process, and wait for it.
@@ -73,8 +70,7 @@ def run(
     from pipeline_processing.cli.preview import show_previews
     from pipeline_processing.terminal.event_loop import run_async
 
-    form = output_of(output, as_json=as_json)
-    if show is not None and (not dry_run or form is Output.JSON):
+    if show is not None and (not dry_run or output is Output.JSON):
         raise typer.BadParameter(
             "needs --dry-run, and prints no JSON: `pipeline-processing preview` does", param_hint="--show"
         )
@@ -108,10 +104,10 @@ def run(
         if not dry_run:
             typer.echo(_interrupted(settings, run_id, named=request.run_id is not None), err=True)
         raise
-    code = _print_completion(completion, output=form)
+    code = _print_completion(completion, output=output)
     if show is not None and code == SUCCESS:
         typer.echo()
-        run_async(show_previews(settings, job_config, request, rows=show, output=form))
+        run_async(show_previews(settings, job_config, request, rows=show, output=output))
     return code
 
 
@@ -183,7 +179,8 @@ async def _cancelled(settings: Settings, run_id: str) -> str:
 
 def _print_completion(completion: RunCompletion, *, output: Output) -> int:
     from pipeline_processing.errors import RUN_CANCELLED_EXIT_CODE
-    from pipeline_processing.terminal.render import bill, duration, facts_block, number, printable
+    from pipeline_processing.terminal.render import bill, duration, number
+    from pipeline_processing.terminal.tables import facts_block, printable
 
     if output is Output.JSON:
         typer.echo(completion.model_dump_json())

@@ -18,7 +18,6 @@ from pipeline_processing.cli.options import (
     DatasetOption,
     FormatOption,
     JobArgument,
-    JsonOption,
     LabelOption,
     OutputOption,
     ParamOption,
@@ -30,14 +29,13 @@ from pipeline_processing.cli.options import (
     check_size,
     coming,
     new_run_id,
-    output_of,
     pairs_of,
     requests_in,
     requests_of,
 )
 from pipeline_processing.signals import Terminated
 from pipeline_processing.terminal.exit_codes import SUCCESS
-from pipeline_processing.terminal.render import Output, print_object
+from pipeline_processing.terminal.tables import Output, print_object
 
 if TYPE_CHECKING:
     from pipeline_processing.agency_keys import AgencyId
@@ -106,7 +104,6 @@ def submit(
         bool, typer.Option("--follow", help="Show progress until every run has ended; exit with the worst run's code.")
     ] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Send requests to the workers, and print their run ids, one per line.
@@ -153,7 +150,7 @@ def submit(
         typer.echo("There are no requests.", err=True)
         return SUCCESS
     log_to_stderr()
-    submission = _Submission(requests, output=output_of(output, as_json=as_json))
+    submission = _Submission(requests, output=output)
     with traced() as telemetry, submission.reported_if_interrupted():
         run_async(_submitted(settings, submission, telemetry, follow=follow))
     return submission.exit_code

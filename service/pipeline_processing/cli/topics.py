@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline_processing.cli.context import current_settings, log_to_stderr, print_errors
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal import render
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.cli.options import OutputOption
+from pipeline_processing.terminal import render, tables
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,22 +18,10 @@ if TYPE_CHECKING:
     from pipeline_processing.messaging.service_topics import Deviation, TopicResult
     from pipeline_processing.settings.settings import KafkaSettings
 
-_COLUMNS = (
-    render.Column("TOPIC"),
-    render.Column("CONTENT", spare=5),
-    render.Column("STATE"),
-    render.Column("PARTITIONS", right=True, spare=1),
-    render.Column("REPLICAS", right=True, spare=2),
-    render.Column("CLEAN-UP", spare=4),
-    render.Column("RETENTION", spare=3),
-    render.Column("MESSAGES UP TO", right=True, spare=6),
-)
-
 
 def topics(
     execute: Annotated[bool, typer.Option("--execute", help="Create the missing topics.")] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Check the service's topics: whether they exist, and whether they could lose or refuse messages.
@@ -51,14 +39,8 @@ def topics(
     log_to_stderr(level="warning")
     settings = current_settings()
     results = run_async(check_topics(settings, create=execute))
-    output = output_of(output, as_json=as_json)
-    render.print_items(
-        results,
-        output=output,
-        columns=_COLUMNS,
-        line=lambda result: _line(result, settings.kafka),
-        as_object=lambda result: _object(result, settings.kafka),
-    )
+    items = [(result, _values(result, settings.kafka)) for result in results]
+    tables.print_items(items, _TABLE, output=output, as_object=_object)
     if output is not Output.JSON:
         for result in results:
             for each in result.deviations:
@@ -86,27 +68,8 @@ def _described(result: TopicResult, deviation: Deviation) -> str:
     return f"The topic {result.topic.name}: {deviation}"
 
 
-def _line(result: TopicResult, settings: KafkaSettings) -> tuple[str, ...]:
-    from datetime import timedelta
-
-    from pipeline_processing.options.durations import duration_in_words
-
-    values = _values(result, settings)
-    kept = values["retention_ms"]
-    if values["cleanup_policy"] == "compact" or kept is None:
-        retention = render.NOTHING
-    else:
-        retention = "for ever" if kept < 0 else duration_in_words(timedelta(milliseconds=kept))
-    return (
-        result.topic.name,
-        result.topic.content,
-        result.state,
-        render.number(values["partitions"]),
-        render.number(values["replicas"]),
-        values["cleanup_policy"] or render.NOTHING,
-        retention,
-        render.number(values["max_message_bytes"]),
-    )
+_Item = tuple["TopicResult", dict[str, Any]]
+"""A topic, and its `_values`."""
 
 
 def _values(result: TopicResult, settings: KafkaSettings) -> dict[str, Any]:
@@ -126,7 +89,31 @@ def _values(result: TopicResult, settings: KafkaSettings) -> dict[str, Any]:
     }
 
 
-def _object(result: TopicResult, settings: KafkaSettings) -> dict[str, Any]:
+def _retention(item: _Item) -> str:
+    from datetime import timedelta
+
+    from pipeline_processing.options.durations import duration_in_words
+
+    kept = item[1]["retention_ms"]
+    if item[1]["cleanup_policy"] == "compact" or kept is None:
+        return tables.NOTHING
+    return "for ever" if kept < 0 else duration_in_words(timedelta(milliseconds=kept))
+
+
+_TABLE: tables.Table[_Item] = {
+    tables.Column("TOPIC"): lambda item: item[0].topic.name,
+    tables.Column("CONTENT", spare=5): lambda item: item[0].topic.content,
+    tables.Column("STATE"): lambda item: item[0].state,
+    tables.Column("PARTITIONS", right=True, spare=1): lambda item: render.number(item[1]["partitions"]),
+    tables.Column("REPLICAS", right=True, spare=2): lambda item: render.number(item[1]["replicas"]),
+    tables.Column("CLEAN-UP", spare=4): lambda item: item[1]["cleanup_policy"] or tables.NOTHING,
+    tables.Column("RETENTION", spare=3): _retention,
+    tables.Column("MESSAGES UP TO", right=True, spare=6): lambda item: render.number(item[1]["max_message_bytes"]),
+}
+
+
+def _object(item: _Item) -> dict[str, Any]:
+    result, values = item
     deviations = [{"what": each.what, "cost": each.cost, "remedy": each.remedy} for each in result.deviations]
     about = {"topic": result.topic.name, "content": result.topic.content, "state": result.state}
-    return about | _values(result, settings) | {"deviations": deviations}
+    return about | values | {"deviations": deviations}

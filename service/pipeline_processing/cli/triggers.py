@@ -18,8 +18,8 @@ from pipeline_processing.cli.context import (
     print_errors,
     traced,
 )
-from pipeline_processing.cli.options import ConfigOption, JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.cli.options import ConfigOption, OutputOption
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +115,6 @@ def check(
         bool, typer.Option("--connect", help="Also look up the topics, and run the queries of schedules.")
     ] = False,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> int:
     """
     Check the triggers file, also against the job config if one is set, and describe each trigger.
@@ -138,7 +137,7 @@ def check(
     terms = Terms.of(job_config)
     trials = None if records is None else _trials(records, triggers, now, terms)
     results = _connected(settings, triggers, terms.agency_key) if connect else []
-    if output_of(output, as_json=as_json) is Output.JSON:
+    if output is Output.JSON:
         document = _document(path, triggers, trials, now)
         if connect:
             document["servers"] = [{"name": each.name, "ok": each.ok, "detail": each.detail} for each in results]
@@ -188,7 +187,8 @@ def _trials(records: Sequence[Record], triggers: Triggers, now: datetime, terms:
 
 
 def _print(path: Path, triggers: Triggers, trials: list[Trial] | None, now: datetime) -> None:
-    from pipeline_processing.terminal.render import counted, printable
+    from pipeline_processing.terminal.render import counted
+    from pipeline_processing.terminal.tables import printable
     from pipeline_processing.triggers.describing import described, when_asked
 
     count = len(triggers.triggers)

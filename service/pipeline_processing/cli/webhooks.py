@@ -8,8 +8,9 @@ import typer
 
 from pipeline_processing.cli import completion
 from pipeline_processing.cli.context import current_settings
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output, counted, print_object
+from pipeline_processing.cli.options import OutputOption
+from pipeline_processing.terminal.render import counted
+from pipeline_processing.terminal.tables import Output, print_object
 
 app = typer.Typer(help="Send completion events to webhooks again.", no_args_is_help=True)
 
@@ -36,7 +37,6 @@ def redeliver(
         str | None, typer.Option(metavar="NAME", help="Only to this webhook; to all of them by default.")
     ] = None,
     output: OutputOption = Output.TABLE,
-    as_json: JsonOption = False,
 ) -> None:
     """
     Have completion events sent to webhooks again, with the same ids and content. `serve` sends them.
@@ -48,7 +48,7 @@ def redeliver(
     if (run_id is None) != failed:
         raise typer.BadParameter("name a run, or give --failed.", param_hint="'RUN_ID'")
     count = run_async(_redelivered(run_id, webhook))
-    if output_of(output, as_json=as_json) is Output.JSON:
+    if output is Output.JSON:
         print_object({"events": count})
     else:
         typer.echo(f"{counted(count, 'event')} will be sent again by `serve`")

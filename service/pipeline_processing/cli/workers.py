@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
-from pipeline_processing.cli.options import JsonOption, OutputOption, output_of
-from pipeline_processing.terminal.render import Output
+from pipeline_processing.cli.options import OutputOption
+from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MOST_RUNS = 10_000
 
 
-def workers(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
+def workers(output: OutputOption = Output.TABLE) -> None:
     """
     Show the workers: who is alive, which runs they hold, and the requests that they have yet to accept.
 
@@ -27,25 +27,20 @@ def workers(output: OutputOption = Output.TABLE, as_json: JsonOption = False) ->
     from pipeline_processing.terminal import queue as drawn
     from pipeline_processing.terminal.event_loop import run_async
     from pipeline_processing.terminal.notes import note
-    from pipeline_processing.terminal.render import counted, print_items
+    from pipeline_processing.terminal.render import counted
+    from pipeline_processing.terminal.tables import print_items
 
     settings = current_settings()
     log_to_stderr(level="error")
     found, now, unread, problem = run_async(_found(settings))
-    form = output_of(output, as_json=as_json)
     if problem is not None:
         note(f"Only workers that hold a run are shown. {current_mask().text(problem)}")
-    if found or form is Output.JSON:
-        print_items(
-            found,
-            output=form,
-            columns=drawn.WORKER_COLUMNS,
-            line=lambda worker: drawn.worker_line(worker, now, all_runs=form is Output.WIDE),
-            as_object=drawn.worker_object,
-        )
+    if found or output is Output.JSON:
+        table = drawn.worker_table(now, all_runs=output is Output.WIDE)
+        print_items(found, table, output=output, as_object=drawn.worker_object)
     elif problem is None:
         note(f"No worker is alive in the group {settings.kafka.group_id}. Start one with `pipeline-processing serve`.")
-    if unread and form is not Output.JSON:
+    if unread and output is not Output.JSON:
         note(f"{counted(unread, 'request')} in {settings.kafka.requests_topic} yet to be accepted.")
 
 

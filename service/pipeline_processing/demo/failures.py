@@ -3,16 +3,23 @@
 from pipeline_processing.demo.evidence import Evidence, expect
 from pipeline_processing.demo.page import Page
 from pipeline_processing.demo.requests import Requests
-from pipeline_processing.demo.sample import MALFORMED, SampleData, statement
+from pipeline_processing.demo.sample import MALFORMED, Payment, SampleData, statement
 from pipeline_processing.errors import InvalidRequest, QueryFailed
 from pipeline_processing.messaging.dead_letters import DeadLetter
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.requests.replay import ReplayPlan
 from pipeline_processing.runs.manifest import Manifest
 from pipeline_processing.runs.store import RunHistory
-from pipeline_processing.terminal.render import Column, duration, number
-from pipeline_processing.terminal.replay_plan import PLAN_COLUMNS, plan_summary, step_line
+from pipeline_processing.terminal.render import duration, number
+from pipeline_processing.terminal.replay_plan import PLAN_TABLE, plan_summary
+from pipeline_processing.terminal.tables import Column, Table
 
+_PAYMENTS: Table[Payment] = {
+    Column("ID"): lambda payment: payment.id,
+    Column("PAYEE"): lambda payment: payment.payee,
+    Column("AMOUNT"): lambda payment: payment.amount,
+    Column("PAID ON"): lambda payment: payment.paid_on,
+}
 _COMMAND = "$ pipeline-processing replay --failed"
 
 
@@ -55,7 +62,7 @@ async def explain_failure(failed: Run, *, like: Manifest, page: Page, evidence: 
     page.code(statement("unreadable_amounts"))
     payments = await sample.unreadable_amounts()
     expect([payment.amount for payment in payments] == ["n/a"], "there isn't exactly one such amount")
-    page.table((Column("ID"), Column("PAYEE"), Column("AMOUNT"), Column("PAID ON")), payments)
+    page.table(_PAYMENTS, payments)
 
 
 async def repair_and_replay(
@@ -88,7 +95,7 @@ async def repair_and_replay(
 def _print_plan(plan: ReplayPlan, page: Page) -> None:
     """Print the plan as `replay` does."""
     if steps := [step for steps in plan.pages() for step in steps]:
-        page.table(PLAN_COLUMNS, map(step_line, steps))
+        page.table(PLAN_TABLE, steps)
     page.lines(plan_summary(plan))
 
 

@@ -8,13 +8,15 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from pipeline_processing.terminal.render import Column, on_terminal, print_table, printable
+from pipeline_processing.terminal.tables import Table, on_terminal, print_table, printable
+
+T = TypeVar("T")
 
 _WIDTH = 88
 _UNBREAKABLE = "\N{NO-BREAK SPACE}"
@@ -72,9 +74,9 @@ class Page:
         self._below_a_heading = False
         self._console.print(JSONHighlighter()(Text(printable(text))))
 
-    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+    def table(self, table: Table[T], items: Iterable[T]) -> None:
         self._below_a_heading = False
-        print_table(columns, rows)
+        print_table(table, items)
 
     def _heading(self, text: Text) -> None:
         self._below_a_heading = True

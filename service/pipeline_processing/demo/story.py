@@ -30,17 +30,8 @@ from pipeline_processing.requests import dead_letters
 from pipeline_processing.requests.submission import Sent
 from pipeline_processing.runs.completions import SOURCE, RunCompletion
 from pipeline_processing.settings.settings import Settings
-from pipeline_processing.terminal.render import Column, duration, number
-
-_MESSAGES = (Column("FROM"), Column("PLACE"), Column("KEY"), Column("VALUE"))
-_RUNS = (
-    Column("RUN ID"),
-    Column("AGENCY"),
-    Column("STATE"),
-    Column("ROWS", right=True),
-    Column("TOOK", right=True),
-    Column("TRACE ID"),
-)
+from pipeline_processing.terminal.render import duration, number
+from pipeline_processing.terminal.tables import Column, Table
 
 
 class Story:
@@ -107,7 +98,7 @@ class Story:
             f"{len(SUBMITTED)} by `submit`, {len(others)} by another service, as bare JSON, which any Kafka client "
             f"can send. The topic {topic} has them at these places (partition:offset):"
         )
-        page.table(_MESSAGES, map(_message, records))
+        page.table(_MESSAGES, records)
         page.say(
             f"For agency {ASKED_FOR_TWICE} the same message came twice, as if its sender had got no answer. The "
             f"message for agency {MALFORMED} has text where a number belongs. The bare messages have one header, the "
@@ -135,23 +126,23 @@ class Story:
             f"All ended within {_time_taken(history.values())}; up to {at_once} ran at once. Each read its agency's "
             "tables in one snapshot, and streamed them through the job's steps into S3. The history:"
         )
-        page.table(_RUNS, map(self._run, history.values()))
+        page.table(
+            {
+                Column("RUN ID"): lambda run: run.run_id,
+                Column("AGENCY"): lambda run: self._agencies[int(run.agency_id)],
+                Column("STATE"): lambda run: run.state,
+                Column("ROWS", right=True): lambda run: number(run.rows_written),
+                Column("TOOK", right=True): lambda run: duration(run.duration_ms),
+                Column("TRACE ID"): lambda run: run.trace_id or "",
+            },
+            history.values(),
+        )
         succeeded = sum(run.state is RunState.SUCCEEDED for run in history.values())
         page.say(
             f"{len(history)} runs: the second message for agency {ASKED_FOR_TWICE} started none. {succeeded} "
             f"succeeded, one failed. The message for agency {MALFORMED} started none, either. More on both below."
         )
         return history
-
-    def _run(self, run: Run) -> tuple[str, ...]:
-        return (
-            run.run_id,
-            self._agencies[int(run.agency_id)],
-            run.state,
-            number(run.rows_written),
-            duration(run.duration_ms),
-            run.trace_id or "",
-        )
 
 
 def _run_id(agency_id: int) -> str:
@@ -162,9 +153,12 @@ def _sent_by_submit(record: Record) -> bool:
     return record.header("ce_source") == SOURCE.encode()
 
 
-def _message(record: Record) -> tuple[str, ...]:
-    who = "submit" if _sent_by_submit(record) else "another service"
-    return who, f"{record.partition}:{record.offset}", (record.key or b"").decode(), (record.value or b"").decode()
+_MESSAGES: Table[Record] = {
+    Column("FROM"): lambda record: "submit" if _sent_by_submit(record) else "another service",
+    Column("PLACE"): lambda record: f"{record.partition}:{record.offset}",
+    Column("KEY"): lambda record: (record.key or b"").decode(),
+    Column("VALUE"): lambda record: (record.value or b"").decode(),
+}
 
 
 def _time_taken(runs: Collection[Run]) -> str:

@@ -6,7 +6,8 @@ import time
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from pipeline_processing.terminal.render import counted, duration, number, printable, size
+from pipeline_processing.terminal.render import counted, duration, number, size
+from pipeline_processing.terminal.tables import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -106,7 +107,7 @@ def outcome_line(run_id: str, outcome: Outcome) -> str:
         facts = [state, f"{number(outcome.rows_written)} rows", *filter(None, [outcome.manifest])]
     else:
         facts = [outcome.state]
-    return " ".join(printable(f"{run_id}: {', '.join(facts)}").split())
+    return one_line(f"{run_id}: {', '.join(facts)}")
 
 
 def _state(outcome: Outcome) -> str:

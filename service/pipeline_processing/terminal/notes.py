@@ -10,7 +10,8 @@ from contextvars import ContextVar
 
 import typer
 
-from pipeline_processing.terminal import render
+from pipeline_processing.terminal import tables
+from pipeline_processing.terminal.render import counted
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
@@ -34,6 +35,6 @@ def note(text: str) -> None:
 def note_length(shown: int, noun: str, *, more: bool) -> None:
     """Say below a list on a terminal how long it is, and always if it isn't the whole list."""
     if more:
-        note(f"The newest {render.counted(shown, noun)}. There are more: narrow the list, or raise --limit.")
-    elif render.on_terminal():
-        note(f"{render.counted(shown, noun)}.")
+        note(f"The newest {counted(shown, noun)}. There are more: narrow the list, or raise --limit.")
+    elif tables.on_terminal():
+        note(f"{counted(shown, noun)}.")

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -14,16 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import typer
 
 from pipeline_processing.terminal.notes import is_quiet
-from pipeline_processing.terminal.render import (
-    NOTHING,
-    Column,
-    counted,
-    drawn_table,
-    duration,
-    number,
-    one_line_cells,
-    size,
-)
+from pipeline_processing.terminal.render import counted, duration, number, size
+from pipeline_processing.terminal.tables import NOTHING, Column, Table, cells_of, drawn_table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -37,19 +29,6 @@ _SAMPLES = 10
 """The rate is that of the last ten seconds or so."""
 _LINES_AROUND = 5
 """Lines of the screen that aren't runs: summary, note, titles, how many more, and the prompt."""
-
-PROGRESS_COLUMNS = (
-    Column("AGENCY", right=True),
-    Column("DATASET"),
-    Column("ROWS READ", right=True),
-    Column("WRITTEN", right=True, spare=4),
-    Column("BYTES", right=True, spare=3),
-    Column("ROWS/S", right=True, spare=2),
-    Column("TIME", right=True, spare=5),
-    Column("LEFT", right=True, spare=1),
-)
-
-OnRunProgress = Callable[["RunProgress"], None]
 
 
 class Shown(Protocol):
@@ -200,26 +179,23 @@ class _Table:
         if self._note:
             parts.append(Text(self._note, style="yellow"))
         if fitting:
-            lines = [one_line_cells(_cells(run)) for run in fitting]
-            parts.append(drawn_table(PROGRESS_COLUMNS, lines, self._console.width))
+            lines = [cells_of(run, _TABLE) for run in fitting]
+            parts.append(drawn_table(tuple(_TABLE), lines, self._console.width))
         if len(runs) > len(fitting):
             parts.append(Text(f"… and {counted(len(runs) - len(fitting), 'run')} more"))
         return Group(*parts)
 
 
-def _cells(run: Pace) -> tuple[str, ...]:
-    """Return a run's cells, one for each of PROGRESS_COLUMNS."""
-    read, written, written_bytes = counts_of(run.last)
-    return (
-        str(run.last.agency_id),
-        dataset_of(run.last),
-        number(read),
-        number(written),
-        size(written_bytes),
-        run.rate,
-        _whole(time.monotonic() - run.began),
-        run.left,
-    )
+_TABLE: Table[Pace] = {
+    Column("AGENCY", right=True): lambda run: str(run.last.agency_id),
+    Column("DATASET"): lambda run: dataset_of(run.last),
+    Column("ROWS READ", right=True): lambda run: number(counts_of(run.last)[0]),
+    Column("WRITTEN", right=True, spare=4): lambda run: number(counts_of(run.last)[1]),
+    Column("BYTES", right=True, spare=3): lambda run: size(counts_of(run.last)[2]),
+    Column("ROWS/S", right=True, spare=2): lambda run: run.rate,
+    Column("TIME", right=True, spare=5): lambda run: _whole(time.monotonic() - run.began),
+    Column("LEFT", right=True, spare=1): lambda run: run.left,
+}
 
 
 class _Nothing:

@@ -1,11 +1,12 @@
-"""Renders the queue and the workers: why a run waits, in words, and the cells of tables."""
+"""Renders the queue and the workers: why a run waits, in words, and their tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline_processing.terminal.render import NOTHING, Column, duration, moment, number
+from pipeline_processing.terminal.render import moment, number, time_between
+from pipeline_processing.terminal.tables import NOTHING, Column, Table
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -14,35 +15,6 @@ if TYPE_CHECKING:
     from pipeline_processing.runs.queue_reads import AgencyQueue, Waiting
 
 _MAX_LISTED = 3
-
-AGENCY_COLUMNS = (
-    Column("AGENCY", right=True),
-    Column("DUE", right=True),
-    Column("LATER", right=True),
-    Column("RUNNING", right=True),
-    Column("PREPARED", right=True),
-    Column("WAITS", right=True, spare=1),
-)
-WAITING_COLUMNS = (
-    Column("PLACE", right=True),
-    Column("RUN ID"),
-    Column("AGENCY", right=True),
-    Column("WAITS", right=True, spare=1),
-    Column("WHY", long=True),
-    Column("PRIORITY", right=True, wide=True),
-    Column("ATTEMPT", right=True, wide=True),
-    Column("QUEUED (UTC)", wide=True),
-    Column("REQUESTED BY", wide=True),
-)
-
-WORKER_COLUMNS = (
-    Column("WORKER"),
-    Column("STATE"),
-    Column("PARTITIONS", spare=2),
-    Column("LAG", right=True, spare=1),
-    Column("RUNS", long=True),
-    Column("ADDRESS", wide=True),
-)
 
 
 def why(waiting: Waiting, *, places: int) -> str:
@@ -65,20 +37,18 @@ def why(waiting: Waiting, *, places: int) -> str:
             return "for a free worker"
 
 
-def waiting_line(waiting: Waiting, *, places: int) -> tuple[str, ...]:
-    """Return a waiting run's cells, one for each of WAITING_COLUMNS."""
-    run = waiting.run
-    return (
-        number(waiting.place),
-        run.run_id,
-        str(run.agency_id),
-        waited(run.queued_at, waiting.now),
-        why(waiting, places=places),
-        str(run.request.priority),
-        str(run.attempt),
-        moment(run.queued_at),
-        run.requested_by or NOTHING,
-    )
+def waiting_table(*, places: int) -> Table[Waiting]:
+    return {
+        Column("PLACE", right=True): lambda waiting: number(waiting.place),
+        Column("RUN ID"): lambda waiting: waiting.run.run_id,
+        Column("AGENCY", right=True): lambda waiting: str(waiting.run.agency_id),
+        Column("WAITS", right=True, spare=1): lambda waiting: time_between(waiting.run.queued_at, waiting.now),
+        Column("WHY", long=True): lambda waiting: why(waiting, places=places),
+        Column("PRIORITY", right=True, wide=True): lambda waiting: str(waiting.run.request.priority),
+        Column("ATTEMPT", right=True, wide=True): lambda waiting: str(waiting.run.attempt),
+        Column("QUEUED (UTC)", wide=True): lambda waiting: moment(waiting.run.queued_at),
+        Column("REQUESTED BY", wide=True): lambda waiting: waiting.run.requested_by or NOTHING,
+    }
 
 
 def waiting_object(waiting: Waiting, *, places: int) -> dict[str, Any]:
@@ -96,25 +66,34 @@ def waiting_object(waiting: Waiting, *, places: int) -> dict[str, Any]:
     }
 
 
-def agency_line(agency: AgencyQueue, now: datetime) -> tuple[str, ...]:
-    """Return an agency's cells, one for each of AGENCY_COLUMNS."""
-    counts = (agency.due, agency.later, agency.running, agency.prepared)
-    return (str(agency.agency_id), *map(number, counts), waited(agency.waiting_since, now))
+def agency_table(now: datetime) -> Table[AgencyQueue]:
+    return {
+        Column("AGENCY", right=True): lambda agency: str(agency.agency_id),
+        Column("DUE", right=True): lambda agency: number(agency.due),
+        Column("LATER", right=True): lambda agency: number(agency.later),
+        Column("RUNNING", right=True): lambda agency: number(agency.running),
+        Column("PREPARED", right=True): lambda agency: number(agency.prepared),
+        Column("WAITS", right=True, spare=1): lambda agency: time_between(agency.waiting_since, now),
+    }
 
 
-def worker_line(worker: Worker, now: datetime, *, all_runs: bool = False) -> tuple[str, ...]:
-    """Return a worker's cells, one for each of WORKER_COLUMNS."""
-    shown = worker.runs if all_runs else worker.runs[:_MAX_LISTED]
-    runs = [f"{run.run_id} (agency {run.agency_id}, {waited(run.started_at, now)})" for run in shown]
-    runs += [f"and {len(worker.runs) - len(shown):,} more"] if len(worker.runs) > len(shown) else []
-    return (
-        worker.name or "(unnamed)",
-        str(worker.state),
-        _ranges(worker.partitions) if worker.listens else "doesn't listen",
-        number(worker.lag) if worker.listens else NOTHING,
-        ", ".join(runs) or NOTHING,
-        worker.host,
-    )
+def worker_table(now: datetime, *, all_runs: bool = False) -> Table[Worker]:
+    def runs(worker: Worker) -> str:
+        shown = worker.runs if all_runs else worker.runs[:_MAX_LISTED]
+        told = [f"{run.run_id} (agency {run.agency_id}, {time_between(run.started_at, now)})" for run in shown]
+        told += [f"and {len(worker.runs) - len(shown):,} more"] if len(worker.runs) > len(shown) else []
+        return ", ".join(told) or NOTHING
+
+    return {
+        Column("WORKER"): lambda worker: worker.name or "(unnamed)",
+        Column("STATE"): lambda worker: str(worker.state),
+        Column("PARTITIONS", spare=2): lambda worker: (
+            _ranges(worker.partitions) if worker.listens else "doesn't listen"
+        ),
+        Column("LAG", right=True, spare=1): lambda worker: number(worker.lag if worker.listens else None),
+        Column("RUNS", long=True): runs,
+        Column("ADDRESS", wide=True): lambda worker: worker.host,
+    }
 
 
 def worker_object(worker: Worker) -> dict[str, Any]:
@@ -141,11 +120,6 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             ranges.append([each])
     return ", ".join("-".join(map(str, part)) for part in ranges) or NOTHING
-
-
-def waited(since: datetime | None, now: datetime) -> str:
-    """`5 s`, `3 m 4 s`."""
-    return NOTHING if since is None else duration(max(0.0, (now - since).total_seconds() * 1000))
 
 
 def _listed(run_ids: Sequence[str]) -> str:

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipeline_processing.terminal.render import Column, counted, moment
+from pipeline_processing.terminal.render import counted, moment
+from pipeline_processing.terminal.tables import Column, Table
 
 if TYPE_CHECKING:
     from pipeline_processing.requests.replay import ReplayPlan, Step
 
-PLAN_COLUMNS = (
-    Column("RUN ID"),
-    Column("AGENCY", right=True),
-    Column("STATE"),
-    Column("REQUESTED (UTC)"),
-    Column("WHAT HAPPENS", long=True),
-)
-
-
-def step_line(step: Step) -> tuple[str, ...]:
-    """Return a step's cells, one for each of PLAN_COLUMNS."""
-    return step.run_id, str(step.agency_id), step.state or "unknown", moment(step.requested_at), step.outcome
+PLAN_TABLE: Table[Step] = {
+    Column("RUN ID"): lambda step: step.run_id,
+    Column("AGENCY", right=True): lambda step: str(step.agency_id),
+    Column("STATE"): lambda step: step.state or "unknown",
+    Column("REQUESTED (UTC)"): lambda step: moment(step.requested_at),
+    Column("WHAT HAPPENS", long=True): lambda step: step.outcome,
+}
 
 
 def plan_summary(plan: ReplayPlan) -> Iterator[str]:

@@ -13,20 +13,22 @@ import typer
 
 from pipeline_processing.terminal.progress import logs_above
 from pipeline_processing.terminal.render import (
-    NOTHING,
-    RUN_COLUMNS,
-    Column,
+    RUN_TABLE,
     counted,
-    drawn_table,
     duration,
     moment,
     number,
-    one_line_cells,
-    print_object,
-    printable,
-    run_line,
     run_object,
     run_state,
+    time_between,
+)
+from pipeline_processing.terminal.tables import (
+    NOTHING,
+    Column,
+    cells_of,
+    drawn_table,
+    one_line,
+    print_object,
 )
 
 if TYPE_CHECKING:
@@ -42,9 +44,10 @@ _BETWEEN_LINES = timedelta(seconds=10)
 
 _SPARE = ("AGENCY", "ROWS READ", "TOOK", "ERROR", "ROWS/S", "ROWS WRITTEN", "ATTEMPT", "BYTES", "QUEUED (UTC)")
 """Columns that a narrow terminal has no room for, the last one first: what changes stays."""
+_RUN_COLUMNS = tuple(RUN_TABLE)
 LIVE_COLUMNS = tuple(
     column._replace(spare=_SPARE.index(column.title) + 1 if column.title in _SPARE else 0)
-    for column in (*RUN_COLUMNS[:7], Column("ROWS/S", right=True), *RUN_COLUMNS[7:10])
+    for column in (*_RUN_COLUMNS[:7], Column("ROWS/S", right=True), *_RUN_COLUMNS[7:10])
 )
 _STATES = ("running", "prepared", "queued", "failed", "cancelled", "succeeded")
 """What may need attention comes first."""
@@ -113,7 +116,7 @@ class _Lines:
 
 
 def _line(at: datetime, run: Run, facts: Sequence[str]) -> str:
-    return " ".join(printable(f"{moment(at)} {run.run_id}: agency {run.agency_id}: {', '.join(facts)}").split())
+    return one_line(f"{moment(at)} {run.run_id}: agency {run.agency_id}: {', '.join(facts)}")
 
 
 def _changed_at(run: Run) -> datetime | None:
@@ -137,7 +140,7 @@ def _facts(run: Run) -> list[str]:
 def _problems(look: Look, mask: Mask) -> list[str]:
     """Return a line for each server that doesn't answer."""
     problems = [look.problem, look.kafka_problem and f"No live numbers: {look.kafka_problem}"]
-    return [" ".join(printable(mask.text(problem)).split()) for problem in problems if problem]
+    return [one_line(mask.text(problem)) for problem in problems if problem]
 
 
 # -- a table -------------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ def _drawn(look: Look, mask: Mask, *, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    lines = [one_line_cells(_cells(run, look)) for run in look.listed]
+    lines = [_cells(run, look) for run in look.listed]
     table = drawn_table(LIVE_COLUMNS, lines, width)
     notes = [Text(each, style="yellow", no_wrap=True, overflow="ellipsis") for each in _problems(look, mask)]
     return Group(Text(_summary(look), no_wrap=True, overflow="ellipsis"), *notes, Text(), table)
@@ -173,18 +176,18 @@ def _summary(look: Look) -> str:
     return f"{moment(look.at)} UTC   {newest}"
 
 
-def _cells(run: Run, look: Look) -> tuple[str, ...]:
+def _cells(run: Run, look: Look) -> list[str]:
     """Return a run's cells, one for each of LIVE_COLUMNS."""
-    cells = list(run_line(run)[:10])
+    cells = cells_of(run, RUN_TABLE)[:10]
     live, rate = look.live.get(run.run_id), NOTHING
     if run.state in ("running", "prepared") and run.started_at is not None:
-        cells[5] = duration(max(0.0, (look.at - run.started_at).total_seconds() * 1000))
+        cells[5] = time_between(run.started_at, look.at)
     if live is not None:
         now = live.progress
-        cells[2] = f"{cells[2]}: {_stage(live)}" if now.dataset else cells[2]
+        cells[2] = one_line(f"{cells[2]}: {_stage(live)}") if now.dataset else cells[2]
         cells[6:9] = [number(now.rows_read), number(now.rows_written), number(now.bytes_written)]
         rate = NOTHING if live.rows_per_second is None else f"{live.rows_per_second:,.0f}"
-    return (*cells[:7], rate, *cells[7:])
+    return [*cells[:7], rate, *cells[7:]]
 
 
 def _running(live: Live) -> str:

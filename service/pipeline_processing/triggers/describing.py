@@ -13,7 +13,7 @@ from pipeline_processing.model import JobRequest
 from pipeline_processing.options.durations import duration_in_words
 from pipeline_processing.triggers.config import Debounce, EventTrigger, FromEvent, Schedule, ScheduleTrigger, Trigger
 from pipeline_processing.triggers.events import read_event
-from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_window
+from pipeline_processing.triggers.job_requests import request_of_event
 from pipeline_processing.triggers.matching import NO_TERMS, Terms, mismatch, occurrence
 from pipeline_processing.triggers.schedule import ticks
 
@@ -167,10 +167,8 @@ def tried(record: Record, trigger: EventTrigger, *, now: datetime, terms: Terms 
             which = f'If it is of another topic than {trigger.topic}, name that: {{"topic": …, "value": …}}.'
             error = InvalidEvent(f"{error} {which}")
         return Trial(trigger, error=error)
-    window = ClosedWindow(
-        agency_id=found.agency_id, window="", earliest=found.time, closed_at=now, params=found.params, events=1
-    )
-    return Trial(trigger, request=request_of_window(trigger, window).model_copy(update={"run_id": None}))
+    request = request_of_event(trigger, found, window="", now=now)
+    return Trial(trigger, request=request.model_copy(update={"run_id": None}))
 
 
 def as_json(trigger: Trigger, *, now: datetime) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pipeline_processing.requests.job_messages import run_id_of_place
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.telemetry.metrics import IntakeMetrics, Metrics
 from pipeline_processing.triggers.config import Debounce, EventTrigger
-from pipeline_processing.triggers.job_requests import ClosedWindow, request_of_window, run_id_of_window
+from pipeline_processing.triggers.job_requests import request_of_event, run_id_of_window
 from pipeline_processing.triggers.matching import NO_TERMS, Occurrence, Terms, occurrences
 from pipeline_processing.triggers.windows import Happened, Origin, Pace, write_entry
 
@@ -91,15 +91,7 @@ class EventReader:
 
     def _entry(self, record: Record, occurrence: Occurrence, topic_id: str | None) -> Outgoing:
         trigger = self._triggers[occurrence.trigger]
-        alone = ClosedWindow(
-            agency_id=occurrence.agency_id,
-            window=run_id_of_place(record),
-            earliest=occurrence.time,
-            closed_at=self._clock.now(),
-            params=occurrence.params,
-            events=1,
-        )
-        request = request_of_window(trigger, alone)
+        request = request_of_event(trigger, occurrence, window=run_id_of_place(record), now=self._clock.now())
         if trigger.debounce is None and occurrence.source is not None:
             # Each event is a run: one that its sender has repeated is the same run. With another request, such as one
             # with another `since`, it can't be.

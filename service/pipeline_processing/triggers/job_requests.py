@@ -1,8 +1,7 @@
 """Requests made of closed windows and of ticks. Equal windows make equal requests, so a repeat makes no second run."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from opentelemetry import trace
@@ -13,6 +12,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from pipeline_processing.agency_keys import AgencyId, number_of
 from pipeline_processing.model import JobRequest, ParamValue
 from pipeline_processing.triggers.config import EventTrigger, ScheduleTrigger, Trigger
+from pipeline_processing.triggers.matching import Occurrence
 
 OLDEST_SINCE = timedelta(days=30)
 """
@@ -24,32 +24,19 @@ _DIGITS = 20
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClosedWindow:
-    """The events of one trigger and agency that make one run. Once it is closed, nothing in it may change."""
+def request_of_event(trigger: EventTrigger, event: Occurrence, *, window: str, now: datetime) -> JobRequest:
+    """
+    Return the request of a window that holds this event only.
 
-    agency_id: AgencyId
-    window: str
-    """Tells it from the other windows of its trigger and agency, for good."""
-    earliest: datetime
-    """The time of its earliest event."""
-    closed_at: datetime
-    params: Mapping[str, ParamValue]
-    """Those of its latest event."""
-    events: int
-    traces: Sequence[Mapping[str, str]] = ()
-    """`traceparent` and `tracestate` of its events, or of some of them."""
-
-
-def request_of_window(trigger: EventTrigger, window: ClosedWindow) -> JobRequest:
-    """Return the request of a closed window."""
-    with_since = trigger.since == "event_time" and window.closed_at - window.earliest <= OLDEST_SINCE
+    `window` tells it from the other windows of its trigger and agency, for good.
+    """
+    with_since = trigger.since == "event_time" and now - event.time <= OLDEST_SINCE
     return _request(
         trigger,
-        agency_id=window.agency_id,
-        run_id=run_id_of_window(trigger.name, window.agency_id, window.window),
-        params=window.params,
-        since=window.earliest if with_since else None,
+        agency_id=event.agency_id,
+        run_id=run_id_of_window(trigger.name, event.agency_id, window),
+        params=event.params,
+        since=event.time if with_since else None,
     )
 
 

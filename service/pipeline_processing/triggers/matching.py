@@ -46,9 +46,6 @@ class Occurrence:
     """When the event happened, in UTC."""
     trace: Mapping[str, str]
     """`traceparent` and `tracestate` of the event, if any."""
-    topic: str
-    partition: int
-    offset: int
     source: str | None = None
     """CloudEvents source and id, if any."""
     event_id: str | None = None
@@ -120,9 +117,6 @@ def occurrence(event: UpstreamEvent, trigger: EventTrigger, *, now: datetime, te
         params=params,
         time=event.time(now),
         trace=event.envelope.trace,
-        topic=event.record.topic,
-        partition=event.record.partition,
-        offset=event.record.offset,
         source=event.source,
         event_id=event.id,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from unittest.mock import ANY
 
 import pytest
 
@@ -66,10 +68,33 @@ async def test_why_each_run_waits(queue: QueueReads, runs: RunStore) -> None:
         "pinned": Reason.OWN_CONFIG,
     }
     assert [each.place for each in waiting.values()][3:] == [None, None, None]
+    assert [each.reason(places=1) for each in await queue.reasons(list(waiting))] == [
+        *(Reason.LATER, Reason.RETRY, Reason.OWN_CONFIG, Reason.AGENCY, Reason.WORKER, Reason.BEHIND),
+    ]
     assert waiting["blocked"].held == ("decided",)
     assert waiting["blocked"].reason(places=2) is Reason.WORKER
     assert waiting["second"].behind == "free"
     assert waiting["retried"].last_error == "source_unavailable"
+
+
+async def test_which_run_of_the_agency_comes_before(queue: QueueReads, runs: RunStore) -> None:
+    """The last of the same priority, else of the next higher one; none that isn't due or is pinned."""
+    order = [("urgent", 9), ("first", 5), ("second", 5), ("third", 0)]
+    for run_id, priority in sorted(order):
+        await accepted(runs, run_id, priority=priority)
+    await accepted(runs, "later", priority=5, not_before=datetime.now(UTC) + HOUR)
+    await runs.intake.accept(incoming("pinned", priority=5, config_id="ab" * 16))
+    await accepted(runs, "of-another", agency_id=8, priority=5)
+
+    behind = {each.run.run_id: each.behind for each in await queue.waiting(limit=9)}
+
+    assert behind == {
+        "urgent": None,
+        "first": "urgent",
+        "second": "first",
+        "third": "second",
+        **dict.fromkeys(("later", "pinned", "of-another")),
+    }
 
 
 async def test_one_agency_or_some_runs(queue: QueueReads, runs: RunStore) -> None:
@@ -79,8 +104,9 @@ async def test_one_agency_or_some_runs(queue: QueueReads, runs: RunStore) -> Non
     await runs.intake.accept(incoming("c", agency_id="north"))
     await claimed(runs, "a")
 
-    assert [(each.run.run_id, each.place) for each in await queue.waiting(limit=9, run_ids=["a", "c"])] == [("c", 2)]
-    assert [each.run.run_id for each in await queue.waiting(limit=9, agency_id="north")] == ["c"]
+    north = await queue.waiting(limit=9, agency_id="north")
+    assert [(each.run.run_id, each.place) for each in north] == [("c", 2)]
+    assert await queue.reasons(["a", "c", "unknown"]) == [replace(north[0], place=None, now=ANY)]
     counts = [(each.agency_id, each.due, each.later, each.running) for each in await queue.agencies()]
     assert counts == [("north", 1, 0, 0), (2, 1, 0, 0), (1, 0, 0, 1)]
     assert [each.agency_id for each in await queue.agencies(agency_id=2)] == [2]

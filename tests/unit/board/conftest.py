@@ -14,7 +14,7 @@ from pipeline_processing.board.api import Api
 from pipeline_processing.board.application import Probes, application
 from pipeline_processing.board.figures import TopicFigures
 from pipeline_processing.board.live import Live
-from pipeline_processing.board.triggers import OpenWindows, TriggerList, windows_topic
+from pipeline_processing.board.triggers import OpenWindows, TriggerList
 from pipeline_processing.board.views import Views
 from pipeline_processing.requests.redrive import DeadLetters
 from pipeline_processing.requests.watching import LiveProgress
@@ -23,6 +23,7 @@ from pipeline_processing.settings.settings import KafkaSettings
 from pipeline_processing.telemetry.health import Pulse
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.triggers.config import Triggers
+from pipeline_processing.triggers.topics import app_id_of, changelog_of
 from tests.memory.broker import MemoryBroker
 from tests.unit.board.history import HandmadeHistory
 from tests.unit.virtual_clock import VirtualClock
@@ -87,7 +88,7 @@ def parts() -> Parts:
         pulse=Pulse("live", clock=clock),
     )
     letters = DeadLetters(topics=broker, topic=NAMES.dead_letters_topic, kept=None)
-    windows = OpenWindows(topics=broker, topic=windows_topic(NAMES), server=kafka)
+    windows = OpenWindows(topics=broker, topic=changelog_of(app_id_of(NAMES)), server=kafka)
     triggers = TriggerList(TRIGGERS.triggers, windows=windows)
     api = Api(
         reads=history,

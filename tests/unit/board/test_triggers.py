@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pipeline_processing.app.triggers import app_id_of
-from pipeline_processing.board.triggers import windows_topic
 from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.model import JobRequest
-from pipeline_processing.triggers.faust_app import changelog_of
+from pipeline_processing.triggers.topics import app_id_of, changelog_of
 from pipeline_processing.triggers.windows import AgencyWindows, OfTrigger, Window
 from tests.unit.board.asking import ask
 from tests.unit.board.conftest import NAMES, Parts
 from tests.unit.board.history import at
 from tests.unit.virtual_clock import in_virtual_time
 
-TOPIC = windows_topic(NAMES)
+TOPIC = changelog_of(app_id_of(NAMES))
 
 
 def put(parts: Parts, agency_id: int, **due_at: float | None) -> None:
@@ -49,11 +47,6 @@ async def shown(parts: Parts) -> list[Any]:
     assert b"h1dden" not in answer.body
     found: list[Any] = answer.json["triggers"]
     return found
-
-
-def test_the_topic_is_that_of_the_triggers() -> None:
-    """By its name here, as reading it needs no Faust."""
-    assert changelog_of(app_id_of(NAMES)) == TOPIC
 
 
 @in_virtual_time

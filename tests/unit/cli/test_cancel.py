@@ -16,6 +16,7 @@ from pipeline_processing.model import RunFailure, RunState
 from pipeline_processing.plan import Plan
 from pipeline_processing.runs.store import Claim, Outcome
 from pipeline_processing.settings.settings import Settings
+from pipeline_processing.terminal import tables
 from tests.unit.in_memory import LEASE, Between, Service, after, interposed
 
 Captured = pytest.CaptureFixture[str]
@@ -205,7 +206,7 @@ def test_who_interrupts_it_learns_how_far_it_came(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(cancel, "_PAGE", 1)
-    monkeypatch.setattr(cancel, "_print_page", interrupted_later)
+    monkeypatch.setattr(tables, "print_items", interrupted_later)
 
     assert main(["cancel", "--since", "2000-01-01", "--execute"]) == 130
 

@@ -13,7 +13,7 @@ from pipeline_processing.errors import InvalidEvent, InvalidJson, RequestTooLarg
 from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.requests.job_messages import run_id_of_place
 from pipeline_processing.settings.settings import Settings
-from pipeline_processing.terminal import render
+from pipeline_processing.terminal import tables
 from tests.unit.past_requests import TOPIC, Past
 
 UNKNOWN = UnknownDataset(["permits"], available=["records"])
@@ -367,7 +367,7 @@ def test_a_long_message_is_wrapped_on_a_terminal(
     past: Past, two: list[Record], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Below its own column. Places and topics stay in one piece, even if the window is too narrow for them."""
-    monkeypatch.setattr(render, "on_terminal", lambda: True)
+    monkeypatch.setattr(tables, "on_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
 
     out = run("list")[1]

@@ -13,6 +13,7 @@ import typer
 
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.cli import history
+from pipeline_processing.cli.common import complete
 from pipeline_processing.cli.context import new_mask
 from pipeline_processing.cli.main import main
 from pipeline_processing.cli.options import moment
@@ -25,7 +26,7 @@ from pipeline_processing.plan import Plan
 from pipeline_processing.runs.deliveries import Tried
 from pipeline_processing.runs.store import Incoming, Origin, Outcome, RunStore
 from pipeline_processing.settings.settings import Settings
-from pipeline_processing.terminal import render
+from pipeline_processing.terminal import render, tables
 from tests.unit.stepped_clock import SteppedClock
 
 LEASE = timedelta(seconds=30)
@@ -98,7 +99,7 @@ def show(store: RunStore, capsys: pytest.CaptureFixture[str]) -> Show:
     """Runs `history` with these arguments; what it printed."""
 
     def show(*arguments: str) -> str:
-        history.app(arguments, standalone_mode=False)
+        complete(history.app)(arguments, standalone_mode=False)
         return capsys.readouterr().out
 
     return show
@@ -169,7 +170,7 @@ def test_json_has_the_columns_of_the_history(show: Show) -> None:
 
 
 def at_terminal(monkeypatch: pytest.MonkeyPatch, *, width: int) -> None:
-    monkeypatch.setattr(render, "on_terminal", lambda: True)
+    monkeypatch.setattr(tables, "on_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", str(width))
 
 
@@ -200,7 +201,7 @@ def test_wide_shows_every_column(show: Show, monkeypatch: pytest.MonkeyPatch) ->
     at_terminal(monkeypatch, width=40)
     header, third = show("-o", "wide", "--state", "queued").splitlines()
 
-    assert all(column.title in header for column in render.RUN_COLUMNS)
+    assert all(column.title in header for column in render.RUN_TABLE)
     assert "portal" in third
     assert "order=A 17, team=harbour" in third
     assert [line.split() for line in elsewhere.splitlines()] == [header.split(), third.split()]
@@ -216,12 +217,12 @@ def test_a_list_says_whether_it_is_whole(
     store: RunStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Always if it isn't; how long it is, only on a terminal."""
-    history.app(["--limit", "2", "--json"], standalone_mode=False)
+    complete(history.app)(["--limit", "2", "--json"], standalone_mode=False)
     assert capsys.readouterr().err == "The newest 2 runs. There are more: narrow the list, or raise --limit.\n"
-    history.app(["--limit", "3"], standalone_mode=False)
+    complete(history.app)(["--limit", "3"], standalone_mode=False)
     assert capsys.readouterr().err == ""
     at_terminal(monkeypatch, width=80)
-    history.app(["--limit", "3"], standalone_mode=False)
+    complete(history.app)(["--limit", "3"], standalone_mode=False)
     assert capsys.readouterr().err == "3 runs.\n"
 
 
@@ -257,7 +258,7 @@ def test_a_list_comes_without_names_if_they_cannot_be_asked_for(
     store: RunStore, named: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And says why."""
-    history.app(["--agency-id", "7"], standalone_mode=False)
+    complete(history.app)(["--agency-id", "7"], standalone_mode=False)
 
     out, err = capsys.readouterr()
     assert "NAME" not in out
@@ -552,7 +553,7 @@ def test_times_are_shown_in_utc() -> None:
 
 def test_a_narrow_terminal_breaks_no_id_and_no_number(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines are longer than the window then, and can still be copied."""
-    monkeypatch.setattr(render, "on_terminal", lambda: True)
+    monkeypatch.setattr(tables, "on_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "40")
 
     shown = show("--run-id", "second") + show()
@@ -565,7 +566,7 @@ def test_square_brackets_are_no_markup_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An error message is shown as it is."""
-    monkeypatch.setattr(render, "on_terminal", lambda: True)
+    monkeypatch.setattr(tables, "on_terminal", lambda: True)
     attempt = Attempt(
         run_id="r",
         attempt=1,
@@ -577,7 +578,7 @@ def test_square_brackets_are_no_markup_on_a_terminal(
         error_message="[bold]x[/]",
     )
 
-    render.print_table(render.ATTEMPT_COLUMNS, [render.attempt_line(attempt)])
+    tables.print_table(render.ATTEMPT_TABLE, [attempt])
 
     assert "[bold]x[/]" in capsys.readouterr().out
 

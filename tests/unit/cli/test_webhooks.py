@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from pipeline_processing.cli import webhooks
+from pipeline_processing.cli.common import complete
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.memory.store import memory_run_store
 from pipeline_processing.history.memory.table import RunTable
@@ -61,7 +62,7 @@ def test_events_are_due_again(
     store: RunStore, arguments: list[str], said: str, due: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Those given up, or those of a run; `serve` sends them."""
-    webhooks.app(["redeliver", *arguments], standalone_mode=False)
+    complete(webhooks.app)(["redeliver", *arguments], standalone_mode=False)
 
     assert said in capsys.readouterr().out
     deliveries = asyncio.run(_of_run(store))
@@ -75,11 +76,11 @@ async def _of_run(store: RunStore) -> list[tuple[str, str]]:
 def test_an_unknown_run_is_an_error(store: RunStore) -> None:
     """Exit code 65."""
     with pytest.raises(RunUnknown):
-        webhooks.app(["redeliver", "nobody"], standalone_mode=False)
+        complete(webhooks.app)(["redeliver", "nobody"], standalone_mode=False)
 
 
-@pytest.mark.parametrize("arguments", [[], ["r", "--failed"]])
-def test_what_to_send_must_be_told(store: RunStore, arguments: list[str]) -> None:
+@pytest.mark.parametrize(("run_id", "failed"), [(None, False), ("r", True)])
+def test_what_to_send_must_be_told(store: RunStore, run_id: str | None, failed: bool) -> None:
     """A run, or all that failed."""
     with pytest.raises(typer.BadParameter, match="--failed"):
-        webhooks.app(["redeliver", *arguments], standalone_mode=False)
+        webhooks.redeliver(run_id, failed)

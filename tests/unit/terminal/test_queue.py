@@ -11,14 +11,13 @@ from pipeline_processing.model import JobRequest, Run, RunState
 from pipeline_processing.requests.workers import Worker, WorkerState
 from pipeline_processing.runs.queue_reads import Waiting
 from pipeline_processing.terminal.queue import (
-    WAITING_COLUMNS,
-    WORKER_COLUMNS,
-    waiting_line,
     waiting_object,
+    waiting_table,
     why,
-    worker_line,
     worker_object,
+    worker_table,
 )
+from pipeline_processing.terminal.tables import cells_of
 from tests.unit.virtual_clock import EPOCH
 
 NOW = EPOCH + timedelta(seconds=90)
@@ -68,7 +67,7 @@ def test_a_waiting_run_as_cells_and_as_an_object() -> None:
     """A cell for each column; numbers and times as they are, for programs."""
     each = waiting(behind="first", requested_by="portal")
 
-    line = dict(zip([column.title for column in WAITING_COLUMNS], waiting_line(each, places=1), strict=True))
+    line = {column.title: cell(each) for column, cell in waiting_table(places=1).items()}
 
     assert (line["PLACE"], line["RUN ID"], line["WAITS"], line["PRIORITY"]) == ("4", "r", "1 m 30 s", "3")
     told = waiting_object(each, places=1)
@@ -84,11 +83,11 @@ def test_a_worker_as_cells_and_as_an_object() -> None:
     )
     alone = Worker(name="v", state=WorkerState.LOST, listens=False, host="v", partitions=(), lag=0, runs=())
 
-    line = dict(zip([column.title for column in WORKER_COLUMNS], worker_line(listening, NOW), strict=True))
+    line = {column.title: cell(listening) for column, cell in worker_table(NOW).items()}
 
     assert (line["PARTITIONS"], line["LAG"]) == ("0-2, 5", "1,200")
     assert line["RUNS"] == "r0 (agency 7, 1 m 30 s), r1 (agency 7, 1 m 30 s), r2 (agency 7, 1 m 30 s), and 2 more"
-    assert "r4" in worker_line(listening, NOW, all_runs=True)[4]
-    assert worker_line(alone, NOW) == ("v", "lost", "doesn't listen", "-", "-", "v")
+    assert "r4" in cells_of(listening, worker_table(NOW, all_runs=True))[4]
+    assert cells_of(alone, worker_table(NOW)) == ["v", "lost", "doesn't listen", "-", "-", "v"]
     assert worker_object(alone)["lag"] is None
     assert [each["run_id"] for each in worker_object(listening)["runs"]] == ["r0", "r1", "r2", "r3", "r4"]

@@ -12,12 +12,12 @@ from pipeline_processing.model import JobRequest, RunId
 from pipeline_processing.triggers.config import EventTrigger, ScheduleTrigger
 from pipeline_processing.triggers.job_requests import (
     OLDEST_SINCE,
-    ClosedWindow,
     links,
-    request_of_window,
+    request_of_event,
     requests_of_tick,
     run_id_of_window,
 )
+from pipeline_processing.triggers.matching import Occurrence
 from tests.properties import examples
 
 NOW = datetime(2026, 1, 18, 12, tzinfo=UTC)
@@ -29,18 +29,18 @@ def trigger(**changes: Any) -> EventTrigger:
     return EventTrigger.model_validate({"name": "t", "topic": "x", "agency_id": "key", "since": None, **changes})
 
 
-def window(**changes: Any) -> ClosedWindow:
-    fields = {"agency_id": 7, "window": "w", "earliest": NOW - timedelta(hours=1), "closed_at": NOW, "params": {}}
-    return ClosedWindow(**{**fields, "events": 3, **changes})
+def asked(trigger: EventTrigger, **changes: Any) -> JobRequest:
+    fields = {"trigger": "t", "agency_id": 7, "params": {}, "time": NOW - timedelta(hours=1), "trace": {}, **changes}
+    return request_of_event(trigger, Occurrence(**fields), window="w", now=NOW)
 
 
 def test_a_window_asks_for_what_its_trigger_says() -> None:
     """Datasets, format, params, priority and who asks."""
-    asked = request_of_window(
+    request = asked(
         trigger(datasets=["records"], format="csv", priority=5, since="event_time", labels={"team": "b"}),
-        window(params={"region": "eu"}),
+        params={"region": "eu"},
     )
-    assert asked.model_dump(mode="json", exclude_defaults=True) == {
+    assert request.model_dump(mode="json", exclude_defaults=True) == {
         "agency_id": 7,
         "run_id": run_id_of_window("t", 7, "w"),
         "datasets": ["records"],
@@ -65,8 +65,7 @@ def test_a_window_asks_for_what_its_trigger_says() -> None:
 )
 def test_a_very_late_event_sets_no_since(since: Any, age: timedelta, sent: bool) -> None:
     """The dataset starts where it does without one."""
-    asked = request_of_window(trigger(since=since), window(earliest=NOW - age))
-    assert asked.since == (NOW - age if sent else None)
+    assert asked(trigger(since=since), time=NOW - age).since == (NOW - age if sent else None)
 
 
 @examples(100)
@@ -92,13 +91,13 @@ def test_a_tick_asks_for_each_agency() -> None:
     nightly = ScheduleTrigger.model_validate(
         {"name": "nightly", "schedule": {"cron": "0 3 * * *", "agencies": [1, 2]}, "params": {"kind": "full"}}
     )
-    asked = requests_of_tick(nightly, datetime(2026, 1, 18, 2, tzinfo=UTC), agencies=[1, 2])
-    assert [each.run_id for each in asked] == [
+    requests = requests_of_tick(nightly, datetime(2026, 1, 18, 2, tzinfo=UTC), agencies=[1, 2])
+    assert [each.run_id for each in requests] == [
         "trigger-nightly-1-20260118T020000Z",
         "trigger-nightly-2-20260118T020000Z",
     ]
-    assert {each.requested_by for each in asked} == {"trigger:nightly"}
-    assert asked[0].params == {"kind": "full"}
+    assert {each.requested_by for each in requests} == {"trigger:nightly"}
+    assert requests[0].params == {"kind": "full"}
 
 
 def test_links_lead_to_the_events_spans() -> None:

@@ -1,6 +1,7 @@
 """What waits in the queue, on Postgres. The SQL is in `waiting.sql`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipeline_processing.agency_keys import AgencyId, number_of
 from pipeline_processing.history.postgres.database import HistoryDatabase
@@ -17,20 +18,22 @@ class PostgresWaiting:
     def __init__(self, database: HistoryDatabase) -> None:
         self._database = database
 
-    async def waiting(
-        self, *, limit: int, agency_id: AgencyId | None = None, run_ids: Sequence[str] | None = None
-    ) -> list[Waiting]:
-        rows = await self._database.rows(QUERIES["waiting"], limit=limit, run_ids=run_ids, **_only(agency_id))
+    async def waiting(self, *, limit: int, agency_id: AgencyId | None = None) -> list[Waiting]:
+        rows = await self._database.rows(QUERIES["places"], limit=limit, **_only(agency_id))
+        found = {each.run.run_id: each for each in await self.reasons([row["run_id"] for row in rows])}
+        return [replace(found[row["run_id"]], place=row["place"]) for row in rows if row["run_id"] in found]
+
+    async def reasons(self, run_ids: Sequence[str]) -> list[Waiting]:
         return [
             Waiting(
                 run=run_of(row),
                 now=row["now"],
-                place=row["place"],
+                place=None,
                 behind=row["behind"],
                 held=tuple(row["held"]),
                 last_error=row["last_error"],
             )
-            for row in rows
+            for row in await self._database.rows(QUERIES["reasons"], run_ids=run_ids)
         ]
 
     async def agencies(self, *, agency_id: AgencyId | None = None) -> list[AgencyQueue]:
