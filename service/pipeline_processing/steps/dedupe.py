@@ -9,7 +9,6 @@ from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Rows
 from pipeline_processing.steps.row_keys import RowKey
-from pipeline_processing.steps.seen_keys import SeenKeys
 from pipeline_processing.steps.select import check_named_once
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
@@ -27,6 +26,8 @@ class KeyedStep(Step):
     """Base of steps that remember the keys of any number of rows in bounded memory."""
 
     def __init__(self, name: str, key: Sequence[str], context: StepContext) -> None:
+        from pipeline_processing.steps.seen_keys import SeenKeys  # here, as few jobs need SQLite
+
         self.name = name
         check_named_once(key, step=name)
         self.columns = context.columns

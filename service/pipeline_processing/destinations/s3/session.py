@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.request import getproxies
 
 import orjson
 from aiobotocore.config import AioConfig
@@ -108,6 +109,7 @@ async def open_client(
                         "s3",
                         endpoint_url=endpoint_url,
                         region_name=region,
+                        verify=False if _is_plain(endpoint_url) else None,
                         config=_config(addressing_style, new_pool),
                         **(keys.arguments() if role is None else {}),
                     )
@@ -125,6 +127,14 @@ async def open_client(
         client.meta.events.register("before-send.s3", direct.learn)
         client.meta.events.register("before-send.s3", _sent)
         yield client, direct
+
+
+def _is_plain(endpoint_url: str | None) -> bool:
+    """
+    Whether there is no TLS on the way, not even to a proxy. aiobotocore would still read all authorities' certificates
+    at the first request, in a thread that it leaves behind.
+    """
+    return endpoint_url is not None and endpoint_url.startswith("http://") and "http" not in getproxies()
 
 
 def _sent(request: AWSPreparedRequest, event_name: str, **_: object) -> None:

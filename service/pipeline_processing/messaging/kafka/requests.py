@@ -31,6 +31,8 @@ _MAX_RECORDS = 500
 _FETCH_BYTES = 4 * 1024 * 1024
 _PARTITION_FETCH_BYTES = 256 * 1024
 """aiokafka buffers this much of each partition, or a whole batch if that is larger."""
+_FETCH_WAIT_MS = 1000
+"""How long a broker holds back the answer to a fetch while there are no records. It answers the first one at once."""
 
 # The assignment has ended: the partitions' new owner gets the same records again.
 _ASSIGNMENT_LOST = (
@@ -186,6 +188,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             max_poll_records=_MAX_RECORDS,
             fetch_max_bytes=_FETCH_BYTES,
             max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
             metadata_max_age_ms=MAX_AGE_MS,
             session_timeout_ms=round(self._session_seconds * 1000),
             # A heartbeat's answer tells the member that the group rebalances; the others wait until then.
