@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import HistoryDatabase, PostgresPort
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.completions import OutboxEvent
 from pipeline_processing.runs.store import Announce
@@ -15,11 +15,11 @@ _LONGEST_SENDING_SECONDS = 120.0
 """After this the server ends the sender's transaction. If the sender was still sending, its events are sent again."""
 
 
-class PostgresOutbox:
+class PostgresOutbox(PostgresPort):
     """`RunOutbox` on Postgres. An open transaction locks the events that are being sent."""
 
     def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
+        super().__init__(database)
         self._was_empty = False
 
     async def announce(self, send: Announce, *, limit: int) -> int:
