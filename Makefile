@@ -9,7 +9,7 @@ DEMO := $(VENV)/.installed-demo
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long unit coverage mutants lint licences check-licences audit types schemas check-schemas bench profile lock clean
+.PHONY: help install demo ready test test-long unit coverage mutants lint licences check-licences audit types schemas check-schemas bench profile lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,11 @@ $(INSTALLED): requirements.lock $(DEMO)
 
 demo: $(DEMO) ## Run the main job end to end, on its own real servers (KEEP=1 keeps them)
 	@$(BIN)/pipeline-processing demo $(if $(KEEP),--keep)
+
+# What every test process would do otherwise: compile the tests. And what every start of Kafka would.
+ready: $(INSTALLED)
+	@$(BIN)/python -m tests.kafka_startup
+	-@$(BIN)/python -m pytest --collect-only --quiet >/dev/null 2>&1
 
 # Four processes, because tests mostly wait for servers. A file's tests stay together, so that they share fixtures.
 # Files keep their order, so that long ones don't come last.

@@ -14,7 +14,8 @@ class Measured:
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
         self._provider = MeterProvider([self._reader], shutdown_on_exit=False)
-        self.metrics = Metrics(self._provider.get_meter("test"))
+        self.metrics = Metrics(read=True)
+        self.metrics.connect(self._provider.get_meter("test"))
 
     def __getitem__(self, name: str) -> dict[tuple[str, ...], float]:
         """Return an instrument's values, or the counts of a histogram, by the values of its attributes, in order."""

@@ -9,8 +9,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T], seconds: float = 20.0) -> T:
-    """Poll the condition, and return its value once it is true. Fails after `seconds`."""
+def eventually(condition: Callable[[], T], seconds: float = 60.0) -> T:
+    """
+    Poll the condition, and return its value once it is true. Fails after `seconds`, by default those that a busy
+    machine may need: there, a service takes five times as long to start.
+    """
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"

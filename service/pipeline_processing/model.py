@@ -105,7 +105,7 @@ class Compression(StrEnum):
 class Message(BaseModel):
     """Base of all models: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 _ASCII = "".join(map(chr, range(128)))

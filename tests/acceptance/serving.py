@@ -50,9 +50,20 @@ class Serving:
         """Wait until it is a member of the group and has partitions."""
         self.wait_until_said("partitions assigned", seconds=seconds)
 
+    def complained(self) -> list[dict[str, Any]]:
+        """
+        Return the lines above level info, in order, without those of the watchdog: a machine so busy that the process
+        gets no time looks like a blocked event loop.
+        """
+        return [
+            line
+            for line in self.log()
+            if line["level"] not in ("debug", "info") and not line["logger"].endswith(".watchdog")
+        ]
+
     def complaints(self) -> list[str]:
-        """Return the messages above level info, in order."""
-        return [line["event"] for line in self.log() if line["level"] not in ("debug", "info")]
+        """Return the messages of these lines."""
+        return [line["event"] for line in self.complained()]
 
     # -- HTTP ------------------------------------------------------------------------------------
 

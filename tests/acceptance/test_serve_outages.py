@@ -71,8 +71,7 @@ def says_that_it_is_back(serve: Serving, server: str, *, times: int = 1) -> None
 
 def says_nothing_twice(serve: Serving) -> None:
     """No complaint was repeated, unless of another run or another try."""
-    complaints = [line for line in serve.log() if line["level"] not in ("debug", "info")]
-    said = Counter((line["event"], line.get("run_id"), line.get("attempt")) for line in complaints)
+    said = Counter((line["event"], line.get("run_id"), line.get("attempt")) for line in serve.complained())
     assert not {line: times for line, times in said.items() if times > 1}
 
 

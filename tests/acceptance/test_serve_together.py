@@ -123,6 +123,7 @@ def test_a_worker_that_dies_and_one_that_stands_still(service: Service, messages
 def test_a_worker_that_stands_still_in_the_middle_of_a_claim(service: Service, messages: Messages) -> None:
     """What it has locked in the history is free again after a while, and the agency's runs go on elsewhere."""
     stands_still = service.serve()
+    stands_still.wait_until_taking()
     soon = datetime.now(UTC) + timedelta(seconds=3)
     messages.send({"agency_id": SMALL, "run_id": "claimed-1", "not_before": soon.isoformat()})
     eventually(lambda: service.state("claimed-1") == "queued")

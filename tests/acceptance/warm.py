@@ -33,8 +33,8 @@ import pipeline_processing
 import pipeline_processing.cli.main
 
 # What takes longer than a small run, done once for all children: the deferred imports of commands and plugins, the
-# command line, and the description of S3 (both kept as tests/conftest.py says). A module that another thread imports
-# during the fork would break in the child.
+# command line, and the description of S3 (both kept as tests/conftest.py says). A child would wait forever for a module
+# that another thread was importing during the fork.
 for module in pkgutil.walk_packages(pipeline_processing.__path__, "pipeline_processing."):
     if module.name.split(".")[1] not in ("demo", "embedded"):
         importlib.import_module(module.name)

@@ -16,6 +16,7 @@ from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 
+from tests.bench.idle import idle
 from tests.bench.large_runs import LIMIT, narrow_runs, starts, wide_runs
 from tests.bench.measuring import Contestant, in_turns
 from tests.bench.peers import peers
@@ -33,10 +34,17 @@ class _Size:
     start_rounds: int = 11
     small_runs: int = 1500
     seconds_of_latency: float = 6.0
+    idle_seconds: float = 60.0
 
 
 _QUICK = _Size(
-    wide_rows=200_000, narrow_rows=1_000_000, rounds=2, start_rounds=3, small_runs=200, seconds_of_latency=2.0
+    wide_rows=200_000,
+    narrow_rows=1_000_000,
+    rounds=2,
+    start_rounds=3,
+    small_runs=200,
+    seconds_of_latency=2.0,
+    idle_seconds=20.0,
 )
 
 
@@ -69,16 +77,22 @@ def _plans(bench: Bench, checkouts: dict[str, Checkout], size: _Size) -> Iterato
     @contextmanager
     def small() -> Iterator[Sequence[Contestant]]:
         bench.load("small", SMALL, AGENCIES * 100)
-        with (
-            bench.servers.kafka,
-            small_runs(bench, checkouts, runs=size.small_runs, seconds=size.seconds_of_latency) as contestants,
-        ):
+        bench.start_kafka()
+        with small_runs(bench, checkouts, runs=size.small_runs, seconds=size.seconds_of_latency) as contestants:
+            yield contestants
+
+    @contextmanager
+    def doing_nothing() -> Iterator[Sequence[Contestant]]:
+        bench.load("idle", WIDE, 1)
+        bench.start_kafka()
+        with idle(bench, checkouts, seconds=size.idle_seconds) as contestants:
             yield contestants
 
     yield _Plan("wide", f"{size.wide_rows:,} rows of twelve columns", size.rounds, wide)
     yield _Plan("narrow", f"{size.narrow_rows:,} rows of six columns", size.rounds, narrow)
     yield _Plan("start", "Runs of one row, from start to end of the process", size.start_rounds, start)
     yield _Plan("small", "Small runs of 100 rows, through Kafka", size.rounds, small)
+    yield _Plan("idle", "`serve` with nothing to do", size.rounds, doing_nothing)
 
 
 def main() -> None:
@@ -86,7 +100,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: rough figures in some minutes")
     parser.add_argument(
-        "--only", action="append", metavar="GROUP[/NAME]", help="wide, narrow, start or small; or some of it: wide/s3*"
+        "--only",
+        action="append",
+        metavar="GROUP[/NAME]",
+        help="wide, narrow, start, small or idle; or some of it: wide/s3*",
     )
     parser.add_argument("--against", type=Path, metavar="PATH", help="another checkout with its .venv, in the same run")
     parser.add_argument("--show", action="store_true", help="measure nothing, but show the results kept")

@@ -22,6 +22,10 @@ _COLUMNS = {
     "server_cpu_ms": "Postgres CPU a run, ms",
     "p50_ms": "p50, ms",
     "p99_ms": "p99, ms",
+    "ready_s": "ready after, s",
+    "ready_cpu_s": "CPU until then, s",
+    "idle_mib": "idle MiB",
+    "idle_percent": "idle CPU, %",
 }
 """Figures that have a column, if a contestant of the group has them, and its title."""
 _QUIET = 1.0

@@ -180,4 +180,7 @@ TARGETS: Sequence[Target] = (
         unit="%",
     ),
     Target("`run` of one row to S3, whole process", 0.35, lambda at: at.of("start", "s3"), unit="s"),
+    Target("`serve` ready after", 1, lambda at: at.of("idle", "serve", "ready_s"), unit="s"),
+    Target("its memory when idle", 90, lambda at: at.of("idle", "serve", "idle_mib"), unit="MiB"),
+    Target("its CPU when idle", 0.5, lambda at: at.of("idle", "serve", "idle_percent"), unit="%"),
 )

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ class Bench:
     servers: EmbeddedServers
     sink: CheapSink
     server_cpu: CpuOfTree
+    later: ExitStack
+    """Ends what is started later, before the servers."""
     database: str = "bench"
     _migrated: set[str] = field(default_factory=set)
 
@@ -89,6 +91,11 @@ class Bench:
     @property
     def folder(self) -> Path:
         return self.servers.folder
+
+    def start_kafka(self) -> None:
+        """Start Kafka, unless it runs."""
+        if not self.servers.kafka.has_been_up:
+            self.later.enter_context(self.servers.kafka)
 
     def file(self, name: str, text: str) -> Path:
         """Write a file, and return its path."""
@@ -165,7 +172,7 @@ class Bench:
 @contextmanager
 def bench() -> Iterator[Bench]:
     """Start Postgres and a cheap S3 sink, with an empty database."""
-    with embedded_servers(kafka=False) as servers, cheap_sink() as sink:
-        bench = Bench(servers=servers, sink=sink, server_cpu=CpuOfTree(servers.postgres.pid))
+    with embedded_servers(kafka=False) as servers, cheap_sink() as sink, ExitStack() as later:
+        bench = Bench(servers=servers, sink=sink, server_cpu=CpuOfTree(servers.postgres.pid), later=later)
         servers.postgres.create_database(bench.database)
         yield bench

@@ -129,7 +129,7 @@ class Chain:
             outputs.append(line)
             if batches.deliver(outputs):
                 self._filter_records_of(outputs)
-                self._make_rows = _lines_of
+                self._make_rows = lambda records: [record[-1] for record in records]  # whole lines
             return
         outputs = []
         names: list[str] = []
@@ -247,11 +247,6 @@ class Chain:
             raise StepFailed(
                 f"raised {described(error)}. Correct the step or the rows it got, then replay the run."
             ).at(place) from error
-
-
-def _lines_of(records: Records) -> list[Any]:
-    """Return the last value of each record, which is a whole line."""
-    return [record[-1] for record in records]
 
 
 def _numbers(columns: Columns) -> tuple[str, ...] | None:

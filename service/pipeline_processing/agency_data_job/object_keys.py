@@ -22,7 +22,6 @@ from pipeline_processing.kinds import text_of
 from pipeline_processing.options.templates import pieces_of
 from pipeline_processing.ports import Row
 from pipeline_processing.rows.columns import Column, Columns, Kind
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 BUILT_IN = ("agency_id", "dataset", "date", "run_id")
@@ -87,11 +86,9 @@ class PartitionBy(Step):
         self.columns = context.columns
         self.touches = frozenset(names)
         self._names = tuple(names)
-        self._names_known = context.columns.complete
 
     async def __call__(self, batch: Batch) -> Batch:
-        if not self._names_known:
-            require_in_rows(self._names, batch.rows, step=self.name)
+        self.columns.require_in(batch.rows, self._names, step=self.name)
         return batch
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pipeline_processing.agency_data_job.config import DatasetConfig
 from pipeline_processing.agency_data_job.object_keys import Folders, check_lengths
@@ -106,9 +105,7 @@ class DatasetOutput:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
         if error is None and not self._is_sealed:  # the error aborts the parts that are sealed already
             kind, error = AssertionError, AssertionError("left without seal()")
         await self._stack.__aexit__(kind, error, trace)

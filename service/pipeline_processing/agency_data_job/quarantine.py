@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Any, Self
 
 from msgspec import Raw
@@ -40,10 +39,8 @@ class Quarantine:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
+    async def __aexit__(self, *error: Any) -> None:
+        await self._stack.__aexit__(*error)
 
     async def write(self, rejected: Iterable[tuple[Rejected, Row]]) -> None:
         """Write rows, each with the step's reason for rejecting it. Raises RowTooLarge."""

@@ -48,7 +48,6 @@ class Rejections:
         self._waiting: list[Rejected] = []
 
     def reject(self, batch: Batch, faults: Mapping[int, str], *, step: str) -> Batch:
-        """See `RowErrors`."""
         if not faults:
             return batch
         first = min(faults)
@@ -115,10 +114,6 @@ def masked_at_source(steps: Iterable[tuple[Step, Columns]], source: Columns) -> 
             if not origins <= known:
                 origins, unchanged = known, False
             for origin in origins:
-                masks[origin] = mask if unchanged and origin not in masks else _redacted
+                masks[origin] = mask if unchanged and origin not in masks else lambda _: REDACTED
         reaching = leaving
     return masks
-
-
-def _redacted(value: Any) -> str:
-    return REDACTED

@@ -11,22 +11,16 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.agency_data_job.processor import LastSuccesses
-from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
 from pipeline_processing.aio.side_loop import SideLoop
-from pipeline_processing.app.data_path import data_path, destinations, dry_path
+from pipeline_processing.app.data_path import data_path, destinations
 from pipeline_processing.app.history import run_store
-from pipeline_processing.history.memory.reads import MemoryHistory
-from pipeline_processing.history.memory.store import memory_run_store
-from pipeline_processing.history.memory.table import RunTable
-from pipeline_processing.ports import LastSuccess
 from pipeline_processing.runs.executor import DataPath, Executor, Reporting
 from pipeline_processing.runs.failures import RetryPolicy
 from pipeline_processing.runs.garbage import GarbageCollector
 from pipeline_processing.runs.lease import Leases, Renewal
-from pipeline_processing.runs.run_now import LONGEST_WAIT, RunNow
+from pipeline_processing.runs.run_now import RunNow
 from pipeline_processing.runs.store import RunQueue, RunStore
 from pipeline_processing.serving.watchdog import Watchdog
 from pipeline_processing.settings.settings import Settings
@@ -35,8 +29,6 @@ from pipeline_processing.telemetry.metrics import Metrics
 
 _LEAVE_SECONDS = 10.0
 """How long an interrupted `run` may take to hand its run back and clean up."""
-_DRY_LEASE = timedelta(days=365)
-"""Long enough never to end: no other worker could take over a dry run, so its lease isn't needed."""
 
 
 def worker_name() -> str:
@@ -135,38 +127,13 @@ async def run_now(settings: Settings, config: AgencyJobConfig, *, reporting: Rep
             metrics=reporting.metrics,
         )
         held = await stack.enter_async_context(renewed_aside)
-        yield _run_now(runs, held, path, clock=clock, retry=retry, reporting=reporting)
+        yield assembled(runs, held, path, clock=clock, retry=retry, reporting=reporting)
 
 
-@asynccontextmanager
-async def dry_run(settings: Settings, config: AgencyJobConfig, *, reporting: Reporting) -> AsyncIterator[RunNow]:
-    """Open what `run --dry-run` needs: as `run_now`, with a run table in memory and a null destination."""
-    async with AsyncExitStack() as stack, dry_path(settings, config, mask=reporting.mask) as path:
-
-        async def last_success(agency_id: AgencyId, dataset: str) -> LastSuccess | None:
-            # Open it only if a dataset uses the last success: most dry runs need no history.
-            real = await stack.enter_async_context(run_store(settings))
-            return await real.history.last_success(agency_id, dataset)
-
-        clock = HistoryClock(SystemClock())
-        # A run that would wait longer than the command must fail, because no worker could continue it later.
-        retry = replace(retry_policy_of_run(settings), longest_delay=LONGEST_WAIT)
-        table = RunTable(clock=clock)
-        runs = replace(memory_run_store(table), history=_LookingBack(table, last_success))
-        held = Leases(
-            queue=runs.queue,
-            clock=clock,
-            worker=worker_name(),
-            config_id=path.config_id,
-            length=_DRY_LEASE,
-            max_runs_per_agency=1,
-        )
-        yield _run_now(runs, held, path, clock=clock, retry=retry, reporting=reporting)
-
-
-def _run_now(
+def assembled(
     runs: RunStore, leases: Leases, path: DataPath, *, clock: Clock, retry: RetryPolicy, reporting: Reporting
 ) -> RunNow:
+    """Return what executes one run with these parts."""
     executor = Executor(
         runs=runs,
         leases=leases,
@@ -177,17 +144,6 @@ def _run_now(
         leave_seconds=_LEAVE_SECONDS,
     )
     return RunNow(runs=runs, executor=executor, clock=clock, retry=retry)
-
-
-class _LookingBack(MemoryHistory):
-    """The in-memory history of a dry run, with the last successes of the real history."""
-
-    def __init__(self, table: RunTable, last_success: LastSuccesses) -> None:
-        super().__init__(table)
-        self._last_success = last_success
-
-    async def last_success(self, agency_id: AgencyId, dataset: str) -> LastSuccess | None:
-        return await self._last_success(agency_id, dataset)
 
 
 # -- cleaning up ---------------------------------------------------------------------------------

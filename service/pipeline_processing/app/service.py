@@ -7,17 +7,17 @@ from functools import partial
 from opentelemetry.trace import Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
-from pipeline_processing.aio.clock import HistoryClock, SystemClock
+from pipeline_processing.aio.clock import Clock, HistoryClock, SystemClock
 from pipeline_processing.app import history, kafka
 from pipeline_processing.app import one_run as app
 from pipeline_processing.app.data_path import data_path
 from pipeline_processing.app.isolated import IsolatedAttempt
-from pipeline_processing.http.posting import HttpPoster
 from pipeline_processing.http.signatures import signing_key
 from pipeline_processing.messaging.kafka.incarnation import Incarnation
 from pipeline_processing.messaging.kafka.requests import KafkaRequests
 from pipeline_processing.messaging.lasting_events import LastingEvents
 from pipeline_processing.messaging.port import RequestStream
+from pipeline_processing.ports import Poster
 from pipeline_processing.requests.dead_letters import DeadLetters
 from pipeline_processing.runs.executor import Executor, Reporting
 from pipeline_processing.serving.backlog import BacklogWatch
@@ -38,6 +38,14 @@ from pipeline_processing.web.health import health_server
 
 _OTHER_CONNECTIONS = 5
 """Connections to the history besides one per run: intake, outbox, claims, webhooks, and one to spare."""
+_POLL_SECONDS = 1.0
+"""How long a poll waits for requests. It returns at once when there are any, or when the service stops."""
+
+
+async def _poster(stack: AsyncExitStack, clock: Clock) -> Poster:
+    from pipeline_processing.http.posting import HttpPoster  # here, as few installations have webhooks
+
+    return await stack.enter_async_context(HttpPoster(clock=clock))
 
 
 @asynccontextmanager
@@ -96,7 +104,7 @@ async def service(
                         states=webhook.states,
                     ),
                     deliveries=runs.deliveries,
-                    poster=await stack.enter_async_context(HttpPoster(clock=clock)),
+                    poster=await _poster(stack, clock),
                     clock=clock,
                     history=servers.history,
                     health=health,
@@ -145,7 +153,9 @@ async def service(
         @asynccontextmanager
         async def subscribed() -> AsyncIterator[RequestStream]:
             await topics_client.ensure()
-            async with KafkaRequests(settings=settings.kafka, incarnation=incarnation, worker=leases.worker) as stream:
+            async with KafkaRequests(
+                settings=settings.kafka, incarnation=incarnation, worker=leases.worker, poll_seconds=_POLL_SECONDS
+            ) as stream:
                 yield stream
 
         intake = Intake(

@@ -70,7 +70,7 @@ def check(
     job_configs = {}
     for path in paths or ([named] if named else []):
         job_config, faults = _load(path, settings)
-        checks.failed("job config", str(path), *faults)
+        checks.failed("job config", str(path), *faults, line=job_config is not None or len(paths) > 1)
         if job_config is not None:
             if not faults:
                 checks.passed("job config", f"{path}: {', '.join(dataset.name for dataset in job_config.datasets)}")
@@ -108,9 +108,10 @@ class _Checks:
     def passed(self, name: str, detail: str) -> None:
         self._print(name, detail, None)
 
-    def failed(self, name: str, detail: str, *errors: PipelineError) -> None:
+    def failed(self, name: str, detail: str, *errors: PipelineError, line: bool = False) -> None:
+        """`line` says whether to print a line, too. Without one, the errors say all."""
         self.errors += errors
-        for error in errors if self._as_objects else errors[:1]:
+        for error in errors if self._as_objects else errors[:line]:
             self._print(name, detail, error)
 
     def end(self) -> int:
@@ -160,7 +161,7 @@ def _check_servers(settings: Settings, job_config: AgencyJobConfig, path: Path, 
             if result.location:
                 file = ConfigFile.read(path, what="job config", remedy="")
                 error.args = (f"{file.line(result.location)} {error}",)
-            checks.failed(result.name, result.detail, error)
+            checks.failed(result.name, result.detail, error, line=True)
 
     run_async(check_each())
 

@@ -139,11 +139,12 @@ async def _completed(
                 metrics=metrics,
                 ledger=Ledger(longest_carry=math.inf),  # the process is here for this run only
             )
-            opened = (
-                app.dry_run(settings, config.for_request(request), reporting=reporting)
-                if request.dry_run
-                else app.run_now(settings, config, reporting=reporting)
-            )
+            if request.dry_run:
+                from pipeline_processing.app.dry_run import dry_run
+
+                opened = dry_run(settings, config.for_request(request), reporting=reporting)
+            else:
+                opened = app.run_now(settings, config, reporting=reporting)
             async with opened as runner:
                 collect_garbage_rarely()
                 finished = await runner.run(request, run_id=run_id, trace_id=trace_id, span_id=span_id)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pipeline_processing.telemetry.metering import Metering
     from pipeline_processing.telemetry.tracing import Telemetry
 
+_SETTLED_SECONDS = 3.0
+"""After the start: connections are open, and the group is joined."""
+
 
 def serve(
     concurrency: Annotated[
@@ -59,7 +62,7 @@ async def _served(
     from pipeline_processing.app.service import service
     from pipeline_processing.cli.cutoff import stopped_by_signals
     from pipeline_processing.serving.worker import hand_back_seconds
-    from pipeline_processing.terminal.event_loop import collect_garbage_rarely
+    from pipeline_processing.terminal.event_loop import collect_garbage_rarely, give_back_memory
 
     stop, hurry = asyncio.Event(), asyncio.Event()
     drain_seconds = settings.worker.drain_seconds
@@ -68,4 +71,5 @@ async def _served(
         parts = service(settings, config, tracer=telemetry.tracer, mask=current_mask(), metering=metering)
         async with parts as opened:
             collect_garbage_rarely()
+            asyncio.get_running_loop().call_later(_SETTLED_SECONDS, give_back_memory)
             await opened.run(stop, hurry, once=once)

@@ -230,14 +230,12 @@ def _like(name: str, operand: Compiled, pattern: Compiled) -> Compiled:
         searched, wanted = (strict(Type.TEXT, text.lower, each) for each in (searched, wanted))
     if wanted.fixed and not wanted.is_null:
         return strict(Type.BOOLEAN, text.is_matched, strict(Type.OTHER, text.like_pattern, wanted), searched)
-    return strict(Type.BOOLEAN, _matches, searched, wanted)
+    return strict(
+        Type.BOOLEAN, lambda searched, pattern: text.is_matched(_pattern(pattern), searched), searched, wanted
+    )
 
 
 _pattern = lru_cache(maxsize=1024)(text.like_pattern)
-
-
-def _matches(searched: str, pattern: str) -> bool:
-    return text.is_matched(_pattern(pattern), searched)
 
 
 # -- by name -------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The tree of an expression: four kinds of nodes."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -49,24 +50,22 @@ class Call(Node):
 
 def height(root: Node) -> int:
     """Return the number of levels of a tree, without recursion, so that it can measure any tree."""
-    level, nodes = 0, [root]
-    while nodes:
-        level += 1
-        nodes = [child for node in nodes for child in children(node)]
-    return level
+    return sum(1 for _ in _levels(root))
 
 
 def names_in(root: Node) -> set[Name]:
     """Return the columns that a tree reads."""
-    found, nodes = set[Name](), [root]
+    return {node for nodes in _levels(root) for node in nodes if isinstance(node, Name)}
+
+
+def _levels(root: Node) -> Iterator[Sequence[Node]]:
+    nodes: Sequence[Node] = [root]
     while nodes:
-        found |= {node for node in nodes if isinstance(node, Name)}
-        nodes = [child for node in nodes for child in children(node)]
-    return found
+        yield nodes
+        nodes = [child for node in nodes for child in _children(node)]
 
 
-def children(node: Node) -> tuple[Node, ...]:
-    """Return the direct children of a node."""
+def _children(node: Node) -> tuple[Node, ...]:
     match node:
         case Cast():
             return (node.operand,)

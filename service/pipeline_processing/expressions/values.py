@@ -154,8 +154,6 @@ def type_at_run_time(value: Any) -> Type:
     if (known := _TYPES.get(type(value))) is not None:
         return known
     match value:
-        case bool():
-            return Type.BOOLEAN
         case int():
             return Type.INTEGER if -(2**63) <= value < 2**63 else Type.NUMBER
         case float():

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import zstandard
 from isal import isal_zlib
 
 from pipeline_processing.model import Compression
@@ -37,4 +36,6 @@ def compressor(compression: Compression) -> Packer:
             # ISA-L at level 1 is ten times as fast as zlib's default; its output is a tenth larger.
             return _Compressed(isal_zlib.compressobj(level=1, wbits=31))
         case Compression.ZSTD:
+            import zstandard  # here, as few jobs use it
+
             return _Compressed(zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj())

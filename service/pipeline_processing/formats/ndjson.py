@@ -144,10 +144,6 @@ def _exact(value: Any) -> Any:
     return value if exact is None else exact(value)
 
 
-def _exact_decimal(value: Decimal) -> Any:
-    return msgspec.Raw(format(value, "f")) if value.is_finite() else non_finite(value)
-
-
 def _exact_of_any(value: Any) -> Any:
     if isinstance(value, float | dict | list) and (carried := carried_form(value)) is not None:
         return carried
@@ -165,7 +161,7 @@ _EXACT: dict[type, Callable[[Any], Any] | None] = {
     bool: None,
     int: None,
     msgspec.Raw: None,
-    Decimal: _exact_decimal,
+    Decimal: lambda value: msgspec.Raw(format(value, "f")) if value.is_finite() else non_finite(value),
     datetime: lambda value: time_text(value, "T"),
 }
 _PLAIN = frozenset(kind for kind, exact in _EXACT.items() if exact is None)

@@ -54,7 +54,6 @@ class _File(io.RawIOBase):
         self.held = 0
 
     def compress(self, lines: bytes, /) -> bytes:
-        """See `Packer`."""
         if lines:
             table = _parsed(lines, self._types())
             if self.held + table.nbytes > self._most_held:
@@ -66,7 +65,6 @@ class _File(io.RawIOBase):
         return self._taken()
 
     def flush(self) -> bytes:  # type: ignore[override]  # of a file it would return None, and pyarrow doesn't call it
-        """See `Packer`."""
         self._write_row_group()
         self._writer.close()
         return self._taken()
@@ -100,11 +98,9 @@ class _File(io.RawIOBase):
     # -- the file that pyarrow writes to ---------------------------------------------------------
 
     def writable(self) -> bool:
-        """See io.RawIOBase."""
         return True
 
     def write(self, data: Any, /) -> int:
-        """See io.RawIOBase."""
         self._pieces.append(bytes(data))
         return len(data)
 

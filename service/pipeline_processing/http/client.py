@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Self
 
 import aiohttp
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 from pydantic import SecretStr
 from yarl import URL
 
@@ -46,7 +46,8 @@ class HttpAnswer:
     def __init__(self, response: aiohttp.ClientResponse, *, url: str, shown_as: str, first: bytes) -> None:
         self.url = url
         self._shown_as = shown_as
-        self.headers = _merged(response.headers)
+        # Repeated headers are joined with commas, which is equivalent (RFC 9110, 5.3).
+        self.headers = CIMultiDict({name: ", ".join(response.headers.getall(name)) for name in response.headers})
         self._response = response
         self._first = first
 
@@ -67,11 +68,6 @@ class HttpAnswer:
     def close(self) -> None:
         """Return the connection to the pool if the whole body was read; else close it."""
         self._response.close()
-
-
-def _merged(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """Join repeated headers with commas, which is equivalent (RFC 9110, 5.3)."""
-    return CIMultiDict({name: ", ".join(headers.getall(name)) for name in headers})
 
 
 class HttpUpstream:
@@ -97,7 +93,7 @@ class HttpUpstream:
         self._jitter = jitter
         self._paces_in_use: dict[Origin, Pace] = {}
         self._access: dict[str, str] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
         """Raises SecretMissing, or SettingsError for a secret that can't be sent."""
@@ -113,7 +109,6 @@ class HttpUpstream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._session is not None, "the block was entered"
         await self._session.close()
 
     @asynccontextmanager
@@ -157,7 +152,6 @@ class HttpUpstream:
         raise SourceDataInvalid(f"{show(url)} redirects more than {_MOST_REDIRECTS} times. Correct the URL.")
 
     async def _send(self, url: str, shown_as: str, *, is_home: bool) -> aiohttp.ClientResponse:
-        assert self._session is not None, "requests are sent inside the block"
         origin = origin_of(url)
         if origin not in self._paces_in_use:
             self._paces_in_use[origin] = self._paces.of(self._options, origin)

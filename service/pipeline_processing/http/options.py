@@ -17,21 +17,10 @@ HeaderName = Annotated[
     saying("must be the name of an HTTP header: up to 128 letters, digits and marks such as `-`, without spaces"),
 ]
 
-_OURS = frozenset(
-    (
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    )
-)
+_OF_OURS = """
+accept-encoding connection content-length expect host keep-alive proxy-connection te trailer transfer-encoding upgrade
+"""
+_OURS = frozenset(_OF_OURS.split())
 _SECRET = frozenset(("authorization", "cookie", "proxy-authorization"))
 
 

@@ -19,7 +19,7 @@ class HttpPoster:
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
-        self._session: aiohttp.ClientSession | None = None
+        self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -32,11 +32,9 @@ class HttpPoster:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._session is not None, "the block was entered"
         await self._session.close()
 
     async def post(self, url: str, body: bytes, *, headers: Mapping[str, str], shown_as: str) -> Posted:
-        assert self._session is not None, "requests are sent inside the block"
         with translated(shown_as):
             # `encoded=True`: send the URL unchanged. aiohttp sends its user and password as basic authorization.
             response = await self._session.post(

@@ -86,7 +86,9 @@ class UrlTemplate:
             raise ValueError("names in braces are allowed in the path and the query, not in the scheme or the host")
         origin_of(_NAME.sub("x", text))
         self.names = frozenset(_NAME.findall(text))
-        _check_segments(_NAME.sub("x", self._rest).partition("?")[0])
+        path = _NAME.sub("x", self._rest).partition("?")[0]
+        if any(segment in (".", "..") for segment in path.split("/")):
+            raise ValueError("the URL's path contains `.` or `..`: write the resolved path")
 
     def filled(self, values: Mapping[str, str]) -> str:
         """
@@ -108,8 +110,3 @@ def _divided(text: str) -> tuple[str, str]:
     end = re.search("[/?]|$", rest)
     assert end is not None, "`$` always matches"
     return f"{scheme}://{rest[: end.start()]}", rest[end.start() :]
-
-
-def _check_segments(path: str) -> None:
-    if any(segment in (".", "..") for segment in path.split("/")):
-        raise ValueError("the URL's path contains `.` or `..`: write the resolved path")

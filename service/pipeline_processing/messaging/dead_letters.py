@@ -44,7 +44,7 @@ def dead_letter(record: Record, error: RequestError, *, topic: str, now: datetim
     # The letter gets a new timestamp: with an old request's, retention might remove it at once.
     return Outgoing(
         topic=topic,
-        key=_key_of_place(record.partition, record.offset) if record.key is None else record.key,
+        key=f"{record.partition}-{record.offset}".encode() if record.key is None else record.key,
         value=record.value,
         headers=record.headers + headers,
     )
@@ -66,10 +66,6 @@ def without_value(letter: Outgoing) -> Outgoing:
         key = values["dlq_partition"] + b"-" + values["dlq_offset"]
         noted.append((_KEY, _LEFT_OUT_KEY))
     return replace(letter, key=key, value=None, headers=(*traced[-1:], *noted))
-
-
-def _key_of_place(partition: int, offset: int) -> bytes:
-    return f"{partition}-{offset}".encode()
 
 
 def _added(headers: Headers) -> int:

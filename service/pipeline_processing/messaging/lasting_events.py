@@ -17,7 +17,6 @@ class LastingEvents:
         self._topics = topics
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """See `Events`."""
         try:
             await self._events.send(messages)
         except TopicMissing as missing:

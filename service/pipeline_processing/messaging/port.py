@@ -94,7 +94,7 @@ class RequestStream(Protocol):
         """
         Return the next records, in order within each partition; none if none arrive for a moment.
 
-        Don't cancel this call: the member could stay in the group without reading anything.
+        Cancel this call only to leave the group: otherwise the member could stay there without reading anything.
         """
 
     async def commit(self) -> None:

@@ -45,7 +45,7 @@ class Entry(Part):
     @property
     def options(self) -> Any:
         """Its options, validated as the plugin's type."""
-        return getattr(self, _field_of(type(self)))
+        return getattr(self, next(reversed(type(self).model_fields)))
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -166,7 +166,3 @@ def _any_plugin(base: type[E_]) -> type[E_]:
 def _class_name(base: type[Entry], kind: str) -> str:
     """`enrich_table` → `EnrichTableConfig`."""
     return "".join(word.capitalize() for word in re.split(r"\W|_", kind)) + base.suffix
-
-
-def _field_of(made: type[Entry]) -> str:
-    return next(reversed(made.model_fields))

@@ -1,4 +1,4 @@
-"""Base model of the parts of a job config, and the names of secrets in it."""
+"""Base model of the parts of a job config, with the names of secrets, and paths, in it."""
 
 from typing import Annotated
 
@@ -15,6 +15,13 @@ SecretName = Annotated[
     ),
 ]
 """The name of a secret in the settings (PIPELINE_SECRETS__…). A job config never contains the secret itself."""
+
+Path = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$"),
+    saying("must be a path of keys with dots between them, such as address.city"),
+]
+"""Keys of nested objects, separated by dots, e.g. `data.items`."""
 
 
 class Part(BaseModel):

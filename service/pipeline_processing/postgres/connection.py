@@ -15,6 +15,8 @@ from typing import Any
 
 import asyncpg
 
+from pipeline_processing.postgres.identifiers import literal
+
 _ROLLBACK_SECONDS = 5.0
 
 _DEFAULTS = {
@@ -60,7 +62,7 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
         # A pooler answers for many sessions, so it makes up the process id that it tells a client.
         self._owns_session = pid == self.get_server_pid()
         settings = {**settings, **(_LOST_CLIENTS_NOTICED if notices_lost_clients else {})}
-        values = {name: _literal(value) for name, value in settings.items()} | {"search_path": search_path or "DEFAULT"}
+        values = {name: literal(value) for name, value in settings.items()} | {"search_path": search_path or "DEFAULT"}
         self._local = " ".join(f"SET LOCAL {name} TO {value};" for name, value in values.items())
         values["transaction_isolation"] = "'read committed'"
         self._for_session = " ".join(f"SET {_DEFAULTS.get(name, name)} TO {value};" for name, value in values.items())
@@ -152,7 +154,3 @@ class SessionlessConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncp
         except TimeoutError:
             self.terminate()  # makes the server roll back
             return query
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, auto
+from traceback import walk_tb
 from types import MappingProxyType
 from typing import Any
 
@@ -315,12 +316,8 @@ def _first_error(error: BaseException) -> BaseException:
 
 
 def _raised_by_asyncpg(error: BaseException) -> bool:
-    trace = error.__traceback__
-    while trace is not None:
-        if str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "asyncpg":
-            return isinstance(error, OSError)
-        trace = trace.tb_next
-    return False
+    modules = (str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(error.__traceback__))
+    return isinstance(error, OSError) and any(module.partition(".")[0] == "asyncpg" for module in modules)
 
 
 def _lacks_tls(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Names of tables and columns."""
+"""Names of tables and columns, and text, in SQL."""
 
 from typing import Annotated
 
@@ -11,6 +11,11 @@ _LONGEST = 63
 def quoted(identifier: str) -> str:
     """Return the identifier, quoted for SQL."""
     return '"' + identifier.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return text as an untyped literal, for servers with `standard_conforming_strings`."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _checked(name: str) -> str:

@@ -94,6 +94,14 @@ class Columns:
             raise UnknownColumn(name, step=step, available=self.names, without=self.absent)
         return unknown(name)
 
+    def require_in(self, rows: Iterable[Mapping[str, Any]], names: Iterable[str], *, step: str) -> None:
+        """Raises UnknownColumn if a row lacks one of these columns, which can happen unless all are known."""
+        if not self.complete:
+            for row in rows:
+                for name in names:
+                    if name not in row:
+                        raise UnknownColumn(name, step=step, available=tuple(map(str, row)))
+
     def only(self, names: Sequence[str], *, step: str) -> "Columns":
         """Return these columns, in this order. Raises UnknownColumn."""
         return Columns(tuple(self.require(name, step=step) for name in names))

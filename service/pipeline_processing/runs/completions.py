@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 
@@ -23,6 +23,11 @@ from pipeline_processing.model import (
 
 SOURCE = "/pipeline-processing"
 """The `ce_source` of all events of this service."""
+
+
+def since_0_2(description: str, **default: Any) -> Any:
+    """Describe a field that events and manifests of earlier versions lack. Its default is null unless one is given."""
+    return Field(description=description, json_schema_extra={"x-since": "0.2"}, **(default or {"default": None}))
 
 
 def cloud_event_headers(event_id: str, *, type_: str, at: datetime) -> dict[str, str]:
@@ -46,17 +51,9 @@ class RunCompletion(Message):
     state: Literal["succeeded", "failed", "cancelled"]
     attempt: Count
     dry_run: bool
-    config_id: ConfigId | None = Field(
-        None,
-        description="Identity of the job config that the run was exported with.",
-        json_schema_extra={"x-since": "0.2"},
-    )
-    labels: Labels = Field(
-        default_factory=dict, description="The request's labels.", json_schema_extra={"x-since": "0.2"}
-    )
-    requested_by: str | None = Field(
-        None, description="Who asked for the run, as the request says.", json_schema_extra={"x-since": "0.2"}
-    )
+    config_id: ConfigId | None = since_0_2("Identity of the job config that the run was exported with.")
+    labels: Labels = since_0_2("The request's labels.", default_factory=dict)
+    requested_by: str | None = since_0_2("Who asked for the run, as the request says.")
     replay_of: RunId | None
     requested_at: AwareDatetime
     started_at: AwareDatetime | None
@@ -67,10 +64,8 @@ class RunCompletion(Message):
     rows_filtered: Count
     rows_rejected: Count
     bytes_written: Count
-    bill: Bill | None = Field(
-        None,
-        description="What the run has used. The same in history, manifest and event; null if it isn't known.",
-        json_schema_extra={"x-since": "0.2"},
+    bill: Bill | None = since_0_2(
+        "What the run has used. The same in history, manifest and event; null if it isn't known."
     )
     manifest: str | None
     trace_id: TraceId | None
@@ -126,26 +121,14 @@ class RunProgress(Message):
     rows_written: Count
     bytes_written: Count
     at: AwareDatetime
-    dataset_number: Count | None = Field(
-        None, description="Which of the run's datasets this is, from 1.", json_schema_extra={"x-since": "0.2"}
-    )
-    dataset_count: Count | None = Field(
-        None, description="How many datasets the run exports.", json_schema_extra={"x-since": "0.2"}
-    )
-    dataset_rows_read: Count | None = Field(
-        None, description="Rows read of this dataset alone.", json_schema_extra={"x-since": "0.2"}
-    )
-    dataset_rows_written: Count | None = Field(
-        None, description="Rows written of this dataset alone.", json_schema_extra={"x-since": "0.2"}
-    )
-    dataset_bytes_written: Count | None = Field(
-        None, description="Bytes written of this dataset alone.", json_schema_extra={"x-since": "0.2"}
-    )
-    rows_expected: Count | None = Field(
-        None,
-        description="Rows that the last successful exports of the same datasets read; null in the run's first seconds, "
-        "and if one of them has none.",
-        json_schema_extra={"x-since": "0.2"},
+    dataset_number: Count | None = since_0_2("Which of the run's datasets this is, from 1.")
+    dataset_count: Count | None = since_0_2("How many datasets the run exports.")
+    dataset_rows_read: Count | None = since_0_2("Rows read of this dataset alone.")
+    dataset_rows_written: Count | None = since_0_2("Rows written of this dataset alone.")
+    dataset_bytes_written: Count | None = since_0_2("Bytes written of this dataset alone.")
+    rows_expected: Count | None = since_0_2(
+        "Rows that the last successful exports of the same datasets read; null in the run's first seconds, "
+        "and if one of them has none."
     )
 
 

@@ -19,6 +19,7 @@ from pipeline_processing.model import (
     Sha256,
     TraceId,
 )
+from pipeline_processing.runs.completions import since_0_2
 
 
 class ContentMeta(Message):
@@ -69,27 +70,17 @@ class Manifest(Message):
     run_id: RunId
     attempt: int
     trace_id: TraceId
-    config_id: ConfigId | None = Field(
-        None,
-        description="Identity of the job config that the run was exported with.",
-        json_schema_extra={"x-since": "0.2"},
-    )
-    labels: Labels = Field(
-        default_factory=dict, description="The request's labels.", json_schema_extra={"x-since": "0.2"}
-    )
-    requested_by: str | None = Field(
-        None, description="Who asked for the run, as the request says.", json_schema_extra={"x-since": "0.2"}
-    )
+    config_id: ConfigId | None = since_0_2("Identity of the job config that the run was exported with.")
+    labels: Labels = since_0_2("The request's labels.", default_factory=dict)
+    requested_by: str | None = since_0_2("Who asked for the run, as the request says.")
     snapshot_at: AwareDatetime
     created_at: AwareDatetime
     rows_read: Count
     rows_written: Count
     rows_filtered: Count
     rows_rejected: Count
-    bill: Bill | None = Field(
-        None,
-        description="What the run has used. The same in history, manifest and event; null if it isn't known.",
-        json_schema_extra={"x-since": "0.2"},
+    bill: Bill | None = since_0_2(
+        "What the run has used. The same in history, manifest and event; null if it isn't known."
     )
     datasets: tuple[ManifestDataset, ...]
     entries: tuple[ManifestEntry, ...]

@@ -19,7 +19,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from pipeline_processing.agency_data_job.config import AgencyJobConfig
 from pipeline_processing.aio.asking import Server
-from pipeline_processing.aio.tasks import Stopped, first_of
+from pipeline_processing.aio.tasks import Stopped, first_of, give_up, unless_stopped
 from pipeline_processing.errors import RequestError, TopicMissing, TransientError
 from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Outgoing, Record, RequestStream
@@ -159,30 +159,35 @@ class Intake:
 
     async def _take(self, stream: RequestStream, stop: asyncio.Event) -> None:
         checked_at, stalls = self._clock.monotonic(), 0
-        while not stop.is_set():
-            records = await stream.poll()
-            self._pulse.beat()
-            now = self._clock.monotonic()
-            if records:
-                try:
+        checking: asyncio.Task[int] | None = None
+        try:
+            while not stop.is_set():
+                records = await unless_stopped(stream.poll(), stop)
+                self._pulse.beat()
+                if records:
                     for batch in _batches(records):
                         await self._settle(batch, stop)
-                except Stopped:
-                    return  # unsettled records stay uncommitted
-                self._pulse.moving()
-                stalls = 0
-            await stream.commit()
-            if now - checked_at >= _LAG_SECONDS:
-                checked_at = now
-                left = await stream.lag()
-                self._metrics.lags(left)
-                stalls = stalls + 1 if left else 0
-                if not left:
                     self._pulse.moving()
-                elif stalls > _MOST_STALLS:
-                    log.error("the consumer gets no records although there are some; rejoining the group", lag=left)
-                    self._pulse.stuck(f"the consumer gets no records although there are {left}")
-                    return
+                    stalls = 0
+                await stream.commit()
+                if checking is None and self._clock.monotonic() - checked_at >= _LAG_SECONDS:
+                    # In a task, as the brokers answer it only after the fetch that waits for records.
+                    checking = asyncio.create_task(stream.lag())
+                if checking is not None and checking.done():
+                    left, checking, checked_at = checking.result(), None, self._clock.monotonic()
+                    self._metrics.lags(left)
+                    stalls = stalls + 1 if left else 0
+                    if not left:
+                        self._pulse.moving()
+                    elif stalls > _MOST_STALLS:
+                        log.error("the consumer gets no records although there are some; rejoining the group", lag=left)
+                        self._pulse.stuck(f"the consumer gets no records although there are {left}")
+                        return
+        except Stopped:
+            return  # unsettled records stay uncommitted
+        finally:
+            if checking is not None:
+                give_up(checking)
 
     async def _settle(self, records: Sequence[Record], stop: asyncio.Event) -> None:
         """Write these records' runs and dead letters, with retries until `stop` is set. Raises Stopped."""

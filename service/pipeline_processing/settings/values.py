@@ -85,10 +85,6 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-def _location(value: Any) -> Location:
-    return parse_location(value.strip() if isinstance(value, str) else "")
-
-
 # Texts and paths.
 Text = Annotated[str, must_be("text in quotes")]
 File = Annotated[Path, must_be("a path")]
@@ -138,7 +134,9 @@ TraceUrl = Annotated[
     Field(pattern=r"^https?://[^\s{}]+\{trace_id\}[^\s{}]*$"),
     must_be("a URL with the placeholder {trace_id}, such as https://jaeger/trace/{trace_id}"),
 ]
-Destination = Annotated[Location, BeforeValidator(_location)]
+Destination = Annotated[
+    Location, BeforeValidator(lambda value: parse_location(value.strip() if isinstance(value, str) else ""))
+]
 
 Secret = Annotated[SecretStr, must_be("text in quotes", secret=True)]
 Dsn = Annotated[

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +26,6 @@ class Sources:
 
     @asynccontextmanager
     async def snapshot(self, datasets: Mapping[str, Any]) -> AsyncIterator["_Snapshots"]:
-        """See `Source`."""
         taken_at = self._clock.now()
         async with AsyncExitStack() as stack:
             by_dataset: dict[str, Snapshot] = {}
@@ -37,16 +37,15 @@ class Sources:
                 if not by_dataset:
                     taken_at = snapshot.taken_at
                 by_dataset |= dict.fromkeys(read, snapshot)
-            yield _Snapshots(by_dataset, taken_at=taken_at)
+            yield _Snapshots(by_dataset, taken_at)
 
 
+@dataclass(slots=True)
 class _Snapshots:
-    def __init__(self, by_dataset: Mapping[str, Snapshot], *, taken_at: datetime) -> None:
-        self.taken_at = taken_at
-        self._by_dataset = by_dataset
+    _by_dataset: Mapping[str, Snapshot]
+    taken_at: datetime
 
     def columns(self, dataset: str, *, carry: str) -> Columns:
-        """See `Snapshot`."""
         return self._by_dataset[dataset].columns(dataset, carry=carry)
 
     def check_agency_key(self, dataset: str, key: AgencyKey) -> None:
@@ -58,5 +57,4 @@ class _Snapshots:
     def records(
         self, dataset: str, arguments: Mapping[str, Any], *, carry: str
     ) -> AbstractAsyncContextManager[Batches]:
-        """See `Snapshot`."""
         return self._by_dataset[dataset].records(dataset, arguments, carry=carry)

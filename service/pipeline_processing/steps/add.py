@@ -62,14 +62,14 @@ class Add(Step):
         added = (column_of_kind(name, kind, context.carry) for name, kind in kinds.items())
         self.columns = context.columns.plus(added, step=self.name)
         self.touches = frozenset(constants)
-        self._names_known = context.columns.complete
+        self._reaching = context.columns
 
     def fold(self, projection: Projection) -> Projection:
         return projection.plus(self.constants)
 
     async def __call__(self, batch: Batch) -> Batch:
         constants = self.constants
-        if not self._names_known:
+        if not self._reaching.complete:
             for row in batch.rows:
                 check_absent(constants, row, step=self.name)
         return batch.changed([row | constants for row in batch.rows])

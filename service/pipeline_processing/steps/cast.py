@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pipeline_processing.expressions.expression import cast_of
 from pipeline_processing.plugins import Plugin
-from pipeline_processing.steps.computed import Computed
+from pipeline_processing.steps.derive import Computed
 from pipeline_processing.steps.step import StepContext
 
 _KINDS = {"number": "numeric"}

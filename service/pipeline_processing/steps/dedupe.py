@@ -1,17 +1,14 @@
 """Step `dedupe`: keep the first row of each key."""
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Rows
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.row_keys import RowKey
-from pipeline_processing.steps.seen_keys import SeenKeys
 from pipeline_processing.steps.select import check_named_once
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
@@ -29,6 +26,8 @@ class KeyedStep(Step):
     """Base of steps that remember the keys of any number of rows in bounded memory."""
 
     def __init__(self, name: str, key: Sequence[str], context: StepContext) -> None:
+        from pipeline_processing.steps.seen_keys import SeenKeys  # here, as few jobs need SQLite
+
         self.name = name
         check_named_once(key, step=name)
         self.columns = context.columns
@@ -36,16 +35,13 @@ class KeyedStep(Step):
         self.touches = frozenset(key)
         self._key = RowKey(key, context.columns, step=name)
         self._seen = SeenKeys(name)
-        self._names_known = context.columns.complete
 
     async def __aenter__(self) -> Self:
         await self._seen.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._seen.__aexit__(kind, error, trace)
+    async def __aexit__(self, *error: Any) -> None:
+        await self._seen.__aexit__(*error)
 
     async def are_new(self, rows: Rows) -> list[bool]:
         """Return for each row whether no earlier row had its key."""
@@ -59,8 +55,7 @@ class Dedupe(KeyedStep):
         super().__init__(f"dedupe: {', '.join(options.by)}", options.by, context)
 
     async def __call__(self, batch: Batch) -> Batch:
-        if not self._names_known:
-            require_in_rows(self._names, batch.rows, step=self.name)
+        self.columns.require_in(batch.rows, self._names, step=self.name)
         first = batch.kept(await self.are_new(batch.rows))
         self.filtered += len(batch.rows) - len(first.rows)
         return first

@@ -8,7 +8,6 @@ from pydantic import Field
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.rows.projection import Projection
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.select import check_named_once
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
@@ -26,14 +25,13 @@ class Drop(Step):
         if self.columns.complete and not self.columns.listed:
             raise InvalidStep("Step 'drop' would leave no column. Name those to keep with `select` instead.")
         self._gone = frozenset(names)
-        self._names_known = context.columns.complete
+        self._reaching = context.columns
 
     def fold(self, projection: Projection) -> Projection | None:
         return projection.only([name for name in projection.names if name not in self._gone])
 
     async def __call__(self, batch: Batch) -> Batch:
-        if not self._names_known:
-            require_in_rows(self.names, batch.rows, step=self.name)
+        self._reaching.require_in(batch.rows, self.names, step=self.name)
         gone = self._gone
         return batch.changed([{name: value for name, value in row.items() if name not in gone} for row in batch.rows])
 

@@ -2,9 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from contextlib import AsyncExitStack
 from itertools import islice
-from types import TracebackType
 from typing import Any, Self
 
 from msgspec import Raw
@@ -14,7 +12,7 @@ from pipeline_processing.errors import SourceDataInvalid, StepFailed
 from pipeline_processing.http.options import UpstreamOptions
 from pipeline_processing.http.urls import UrlTemplate, encoded
 from pipeline_processing.kinds import column_of_kind
-from pipeline_processing.options.parts import Part
+from pipeline_processing.options.parts import Part, Path
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Answer, Upstream
 from pipeline_processing.rows.columns import Kind
@@ -22,7 +20,7 @@ from pipeline_processing.rows.json_values import loads
 from pipeline_processing.steps import lookup_keys
 from pipeline_processing.steps.enriching import Answers, CacheRows, Enriching, LookupOptions, Missing, Name, On
 from pipeline_processing.steps.json_fields import WrongType, converter
-from pipeline_processing.steps.json_records import Path, at, is_object, records_of
+from pipeline_processing.steps.json_records import at, is_object, records_of
 from pipeline_processing.steps.lookup_cache import Found, Misfit
 from pipeline_processing.steps.step import StepContext
 
@@ -92,7 +90,6 @@ class EnrichHttp(Enriching):
         self._most = options.batch
         """Maximum keys per request. Lowered when a response is too large."""
         self._free = asyncio.Semaphore(options.concurrency)
-        self._stack = AsyncExitStack()
         self._upstream: Upstream
         self.columns = context.columns.plus(
             (
@@ -105,11 +102,6 @@ class EnrichHttp(Enriching):
     async def __aenter__(self) -> Self:
         self._upstream = await self._stack.enter_async_context(self._services.upstream(self._options.access))
         return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
 
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
         """See `Enriching`. Raises StepFailed if records share a key, SourceDataInvalid, or an error of `Upstream`."""

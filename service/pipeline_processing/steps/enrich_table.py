@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self
 
 from pydantic import Field
@@ -11,7 +10,7 @@ from pydantic import Field
 from pipeline_processing.errors import InvalidStep, StepFailed
 from pipeline_processing.options.parts import SecretName
 from pipeline_processing.plugins import Plugin
-from pipeline_processing.ports import LookupTable, Row
+from pipeline_processing.ports import LookupTable
 from pipeline_processing.postgres.query_faults import lookup_faults
 from pipeline_processing.rows.columns import Column, Columns
 from pipeline_processing.steps import lookup_keys
@@ -61,8 +60,6 @@ class EnrichTable(Enriching):
         self._options = options
         self._services = context.services
         self._carry = context.carry
-        self._reaching = context.columns
-        self._stack = AsyncExitStack()
         self._table: LookupTable
         self.columns = self._reaching.plus((Column(name, typed=False) for name in options.add), step=self.name)
 
@@ -82,11 +79,6 @@ class EnrichTable(Enriching):
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
-
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
         """See `Enriching`. Raises StepFailed if records share a key, or the query's error."""
         of_record, key = self.matching.of_record, self._options.key
@@ -99,11 +91,8 @@ class EnrichTable(Enriching):
                     f"two records of its query have the same {key!r}, so the result is ambiguous. Make the query "
                     f"return one per key, for example with SELECT DISTINCT ON ({key}) … ORDER BY …"
                 )
-            answers[found] = self._values(record)
+            answers[found] = tuple(record[name] for name in self._options.add.values())
         return answers
-
-    def _values(self, record: Row) -> Found:
-        return tuple(record[name] for name in self._options.add.values())
 
     def _named(self, columns: Columns, name: str) -> Column:
         column = columns.find(name)

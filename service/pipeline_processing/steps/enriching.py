@@ -1,9 +1,10 @@
 """Base of the lookup steps: collects the distinct keys of a batch, and fetches those that aren't cached."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from itertools import compress
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -12,7 +13,6 @@ from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import check_absent
 from pipeline_processing.steps.lookup_cache import Found, LookupCache, Misfit, Outcome
 from pipeline_processing.steps.lookup_keys import Matching
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 Answers = Mapping[Hashable, Found | Misfit]
@@ -33,23 +33,18 @@ CacheRows = Annotated[int, Field(ge=0, description="Most keys whose records, or 
 class LookupOptions(Part):
     """Base of the options. Also accepts `on` as the key `true`, because tools for YAML 1.1 may write it like that."""
 
+    if TYPE_CHECKING:  # each subclass declares them, in its own order
+        on: On
+        missing: Missing
+        cache_rows: CacheRows
+        add: Mapping[Name, Any]
+
     @model_validator(mode="before")
     @classmethod
     def _with_on(cls, options: Any) -> Any:
         if isinstance(options, Mapping) and True in options and "on" not in options:
             return {"on" if name is True else name: value for name, value in options.items()}
         return options
-
-
-class _Options(Protocol):
-    @property
-    def on(self) -> str: ...
-    @property
-    def missing(self) -> Literal["fail", "drop"] | None: ...
-    @property
-    def cache_rows(self) -> int: ...
-    @property
-    def add(self) -> Collection[str]: ...
 
 
 class Enriching(Step):
@@ -63,7 +58,7 @@ class Enriching(Step):
     matching: Matching
     """How keys are read. Subclasses set it before the first batch."""
 
-    def __init__(self, kind: str, options: _Options, context: StepContext) -> None:
+    def __init__(self, kind: str, options: LookupOptions, context: StepContext) -> None:
         self.name = f"{kind}: {options.on}"
         self.on = context.columns.require(options.on, step=self.name)
         self._added = tuple(options.add)
@@ -71,15 +66,22 @@ class Enriching(Step):
         self._missing = options.missing
         self._known = LookupCache(max_rows=options.cache_rows)
         self._row_errors = context.row_errors
-        self._names_known = context.columns.complete
+        self._reaching = context.columns
+        self._stack = AsyncExitStack()
+        """Closes what the subclass has opened."""
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._stack.__aexit__(*error)
 
     @abstractmethod
     async def fetch(self, wanted: Mapping[Hashable, Any]) -> Answers:
         """Look up keys: key → the value to look for."""
 
     async def __call__(self, batch: Batch) -> Batch:
-        if not self._names_known:
-            self._check_names(batch.rows)
+        if not self._reaching.complete:
+            self._reaching.require_in(batch.rows, [self.on.name], step=self.name)
+            for row in batch.rows:
+                check_absent(self._added, row, step=self.name)
         keys, faults, wanted = self._keys_of(batch.rows)
         found = await self._found(wanted)
         outcomes = [None if key is None else found[key] for key in keys]
@@ -97,11 +99,6 @@ class Enriching(Step):
                 for row, each in zip(batch.rows, added, strict=True)
             ]
         )
-
-    def _check_names(self, rows: Rows) -> None:
-        require_in_rows([self.on.name], rows, step=self.name)
-        for row in rows:
-            check_absent(self._added, row, step=self.name)
 
     def _keys_of(self, rows: Rows) -> tuple[list[Hashable | None], dict[int, str], dict[Hashable, Any]]:
         """Return each row's key or None, faults by position, and key → the value to look for."""

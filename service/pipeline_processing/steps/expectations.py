@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from pipeline_processing.errors import ExpectationFailed
 from pipeline_processing.steps.dedupe import KeyedStep
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.select import check_named_once
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
@@ -21,11 +20,9 @@ class NotNull(Step):
         for name in names:
             context.columns.require(name, step=self.name)
         self.columns = context.columns
-        self._names_known = context.columns.complete
 
     async def __call__(self, batch: Batch) -> Batch:
-        if not self._names_known:
-            require_in_rows(self._names, batch.rows, step=self.name)
+        self.columns.require_in(batch.rows, self._names, step=self.name)
         for position, row in enumerate(batch.rows):
             for name in self._names:
                 if row[name] is None:
@@ -47,8 +44,7 @@ class Unique(KeyedStep):
         self._dataset = context.dataset
 
     async def __call__(self, batch: Batch) -> Batch:
-        if not self._names_known:
-            require_in_rows(self._names, batch.rows, step=self.name)
+        self.columns.require_in(batch.rows, self._names, step=self.name)
         compared = [at for at, row in enumerate(batch.rows) if all(row[name] is not None for name in self._names)]
         new = await self.are_new([batch.rows[at] for at in compared])
         if not all(new):

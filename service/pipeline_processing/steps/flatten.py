@@ -1,6 +1,6 @@
 """Step `flatten`: turn fields of a json column into columns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import msgspec
@@ -12,11 +12,10 @@ from pipeline_processing.kinds import column_of_kind, text_of
 from pipeline_processing.options.parts import Part
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Row, Rows
-from pipeline_processing.rows.columns import Column, Kind, check_absent, check_different
+from pipeline_processing.rows.columns import Kind, check_absent, check_different
 from pipeline_processing.rows.json_values import loads
 from pipeline_processing.rows.untouched import carried_form
 from pipeline_processing.steps.json_fields import Converter, WrongType, converter
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
@@ -61,18 +60,27 @@ class Flatten(Step):
         self.touches = frozenset((column.name,))
         self._keep = options.keep
         self._row_errors = context.row_errors
-        self._names_known = context.columns.complete
+        self._reaching = context.columns
         self._added = tuple(options.columns.values())
         check_different(self._added, step=self.name)
         left = context.columns if options.keep else context.columns.without([column.name], step=self.name)
-        self.columns = left.plus(_columns(options, column, context.carry), step=self.name)
+        self.columns = left.plus(
+            (
+                column_of_kind(name, options.fields[path], context.carry, origins=column.origins)
+                for path, name in options.columns.items()
+            ),
+            step=self.name,
+        )
         self._fields = _Object()
         for place, (path, kind) in enumerate(options.fields.items()):
             self._fields.add(path.split("."), place, path, converter(kind, context.carry))
 
     async def __call__(self, batch: Batch) -> Batch:
-        if not self._names_known:
-            self._check_names(batch.rows)
+        if not self._reaching.complete:
+            self._reaching.require_in(batch.rows, [self._column], step=self.name)
+            for row in batch.rows:
+                kept = [name for name in row if self._keep or name != self._column]
+                check_absent(self._added, kept, step=self.name)
         rows: Rows = []
         faults: dict[int, str] = {}
         for position, row in enumerate(batch.rows):
@@ -93,16 +101,6 @@ class Flatten(Step):
             del flat[self._column]
         flat.update(zip(self._added, values, strict=True))
         return flat
-
-    def _check_names(self, rows: Rows) -> None:
-        require_in_rows([self._column], rows, step=self.name)
-        for row in rows:
-            check_absent(self._added, [name for name in row if self._keep or name != self._column], step=self.name)
-
-
-def _columns(options: FlattenOptions, column: Column, carry: str) -> Iterable[Column]:
-    for path, name in options.columns.items():
-        yield column_of_kind(name, options.fields[path], carry, origins=column.origins)
 
 
 _members = msgspec.json.Decoder(dict[str, Raw]).decode

@@ -17,7 +17,6 @@ from pipeline_processing.rows.lazy_row import ReadPastMethods, carried_rows, laz
 from pipeline_processing.rows.loops import columns_of, natural_rows, naturals_of, rows_of, take
 from pipeline_processing.rows.untouched import carried_form
 from pipeline_processing.steps.json_fields import WrongType, converter
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.select import check_named_once
 from pipeline_processing.steps.step import StepContext
 
@@ -127,7 +126,7 @@ class DeclaredColumns(Handover):
         self._read = [context.columns.require(name, step=step) for name in reads]
         self._adds = tuple(adds)
         self._added = [name for name in adds if name not in reads]
-        self._names_known = context.columns.complete
+        self._reaching = context.columns
         self._copies_deeply = context.row_errors.tolerant
         # Each value may be computed from any column that the function reads.
         origins = frozenset[str]().union(*(column.origins for column in self._read))
@@ -156,8 +155,8 @@ class DeclaredColumns(Handover):
 
     def values(self, rows: Rows) -> list[list[Any]]:
         """Return the natural values of each column of `reads`."""
-        if not self._names_known:
-            require_in_rows(self.reads, rows, step=self._step)
+        if not self._reaching.complete:
+            self._reaching.require_in(rows, self.reads, step=self._step)
             for row in rows:
                 check_absent(self._added, row, step=self._step)
         return [self._naturals(column, rows) for column in self._read]

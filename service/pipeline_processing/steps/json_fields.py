@@ -18,7 +18,7 @@ T = TypeVar("T")
 Converter = Callable[[Any], Any]
 """A JSON value, as a fragment (`msgspec.Raw`) or a Python value (never None) → the carried value; None for null."""
 
-_EXPONENTS = range(-16_383, 131_072)
+EXPONENTS = range(-16_383, 131_072)
 """The range of Postgres's numeric. Without a limit, `1e999999999` would be written in full."""
 
 _QUOTE = ord('"')
@@ -89,9 +89,9 @@ def _number(value: Any, *, what: str = "a number") -> Decimal:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise WrongType(f"not {what}")
     number = Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value)
-    if not number.is_finite() or (number and number.adjusted() not in _EXPONENTS):
+    if not number.is_finite() or (number and number.adjusted() not in EXPONENTS):
         raise WrongType("a number out of range")
-    if not number and number.as_tuple().exponent not in _EXPONENTS:
+    if not number and number.as_tuple().exponent not in EXPONENTS:
         return Decimal(0)  # 0e-999999999
     return number
 

@@ -1,21 +1,11 @@
 """Finds records in a JSON response, parsing only the requested parts."""
 
 from codecs import BOM_UTF8
-from typing import Annotated
 
 import msgspec
 from msgspec import Raw
-from pydantic import StringConstraints
 
 from pipeline_processing.errors import SourceDataInvalid
-from pipeline_processing.options.words import saying
-
-Path = Annotated[
-    str,
-    StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$"),
-    saying("must be a path of keys with dots between them, such as address.city"),
-]
-"""Keys of nested objects, separated by dots, e.g. `data.items`."""
 
 _any = msgspec.json.Decoder(Raw)
 _list = msgspec.json.Decoder(list[Raw])

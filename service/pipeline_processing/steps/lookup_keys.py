@@ -19,12 +19,11 @@ from pipeline_processing.kinds import form_of, text_of
 from pipeline_processing.rows import values
 from pipeline_processing.rows.columns import Column, Comparison, Kind
 from pipeline_processing.rows.values import same
+from pipeline_processing.steps.json_fields import EXPONENTS
 
 _TIMES = ("date", "timestamp", "timestamptz")
 _LABELS = ("text", "enum")
 _MAX_BITS = 4096
-_EXPONENTS = range(-16_383, 131_072)
-"""The range of Postgres's numeric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def _literal(value: Any) -> str | int | Decimal | bool:
     match value:
         case int() if value.bit_length() > _MAX_BITS:
             raise ValueError("a number with that many digits can't be a key")
-        case Decimal() if value.is_finite() and value.adjusted() not in _EXPONENTS:
+        case Decimal() if value.is_finite() and value.adjusted() not in EXPONENTS:
             raise ValueError("a number with such an exponent can't be a key")
         case str() | int() | Decimal():
             return value

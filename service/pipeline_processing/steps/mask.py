@@ -14,7 +14,6 @@ from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import Services
 from pipeline_processing.rows.columns import Kind
 from pipeline_processing.steps.foreign_values import text_of_any
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.select import check_named_once
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
@@ -70,16 +69,9 @@ class Mask(Step):
         self.touches = frozenset(options.columns)
         self._options = options
         self._services = context.services
-        self._names_known = context.columns.complete
-        masked = (
-            column_of_kind(
-                name,
-                Kind.TEXT,
-                context.carry,
-                origins=context.columns.require(name, step=self.name).origins,
-            )
-            for name in options.columns
-        )
+        self._reaching = context.columns
+        was = [context.columns.require(name, step=self.name) for name in options.columns]
+        masked = (column_of_kind(each.name, Kind.TEXT, context.carry, origins=each.origins) for each in was)
         self.columns = context.columns.replaced(masked, step=self.name)
 
     async def __aenter__(self) -> Self:
@@ -87,8 +79,7 @@ class Mask(Step):
         return self
 
     async def __call__(self, batch: Batch) -> Batch:
-        if not self._names_known:
-            require_in_rows(self._options.columns, batch.rows, step=self.name)
+        self._reaching.require_in(batch.rows, self._options.columns, step=self.name)
         masks = tuple(self.masks.items())
         rows = [dict(row) for row in batch.rows]
         for row in rows:
@@ -102,10 +93,12 @@ def masking(options: MaskOptions, services: Services) -> Callable[[Any], str | N
     """A value (never None) → its masked form. Raises SecretMissing."""
     match options.using:
         case "sha256":
-            return _sha256(_bytes_of(options.salt, services) if options.salt else b"")
+            salt = _bytes_of(options.salt, services) if options.salt else b""
+            return lambda value: sha256(salt + _utf8(value)).hexdigest()
         case "hmac":
             assert options.secret is not None  # checked by the options
-            return _hmac(_bytes_of(options.secret, services))
+            key = _bytes_of(options.secret, services)
+            return lambda value: hmac.digest(key, _utf8(value), "sha256").hex()
         case "redact":
             replacement = options.with_
             return lambda value: replacement
@@ -115,20 +108,6 @@ def masking(options: MaskOptions, services: Services) -> Callable[[Any], str | N
 
 def _bytes_of(secret: str, services: Services) -> bytes:
     return services.secret(secret).get_secret_value().encode()
-
-
-def _sha256(salt: bytes) -> Callable[[Any], str]:
-    def digits(value: Any) -> str:
-        return sha256(salt + _utf8(value)).hexdigest()
-
-    return digits
-
-
-def _hmac(key: bytes) -> Callable[[Any], str]:
-    def digits(value: Any) -> str:
-        return hmac.digest(key, _utf8(value), "sha256").hex()
-
-    return digits
 
 
 def _partial(keep: int) -> Callable[[Any], str]:

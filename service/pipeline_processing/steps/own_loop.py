@@ -81,7 +81,8 @@ class OwnLoop:
             self._loop = self._thread.loop = uvloop.new_event_loop()
             self._thread.start()
         call = _Call(function, asyncio.get_running_loop().create_future(), last)
-        call.future.add_done_callback(_seen)
+        # Retrieved, so that asyncio doesn't report an exception that nobody waits for.
+        call.future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._latest = call.future
         self._loop.call_soon_threadsafe(self._calls.put_nowait, call)
         return call
@@ -144,9 +145,3 @@ class OwnLoop:
         if self._current is call:
             self._cancels += 1
             self._task.cancel()
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """Retrieve the exception, so that asyncio doesn't report it as never retrieved."""
-    if not future.cancelled():
-        future.exception()

@@ -1,7 +1,6 @@
 """Step `python`: call a user's function."""
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag
@@ -82,10 +81,8 @@ class Python(Step):
         await self._function.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._function.__aexit__(kind, error, trace)
+    async def __aexit__(self, *error: Any) -> None:
+        await self._function.__aexit__(*error)
 
     async def __call__(self, batch: Batch) -> Batch:
         given = self._handover.given(batch.rows)

@@ -6,10 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline_processing.plugins import Plugin
-from pipeline_processing.ports import Rows
 from pipeline_processing.rows.columns import check_different
 from pipeline_processing.rows.projection import Projection
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
@@ -22,21 +20,18 @@ class Rename(Step):
         self.names = dict(names)
         self.touches = frozenset(names)
         self.columns = context.columns.renamed(self.names, step=self.name)
-        self._names_known = context.columns.complete
+        self._reaching = context.columns
 
     def fold(self, projection: Projection) -> Projection:
         return projection.renamed(self.names)
 
     async def __call__(self, batch: Batch) -> Batch:
-        if not self._names_known:
-            self._check(batch.rows)
+        self._reaching.require_in(batch.rows, self.names, step=self.name)
+        if not self._reaching.complete:
+            for row in batch.rows:
+                check_different([self.names.get(name, name) for name in row], step=self.name)
         names = self.names
         return batch.changed([{names.get(name, name): value for name, value in row.items()} for row in batch.rows])
-
-    def _check(self, rows: Rows) -> None:
-        require_in_rows(tuple(self.names), rows, step=self.name)
-        for row in rows:
-            check_different([self.names.get(name, name) for name in row], step=self.name)
 
 
 PLUGIN = Plugin(

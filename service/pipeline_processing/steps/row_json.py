@@ -59,29 +59,15 @@ def _document(carried: Any) -> Any:
     return loads(text_of(carried))
 
 
-def _boolean(text: str) -> bool:
-    return text == "t"
-
-
-def _timestamp(text: str) -> str:
-    """Convert the text of CSV to that of NDJSON."""
-    return text.replace(" ", "T", 1)
-
-
-def _timestamptz(text: str) -> str:
-    """Convert the text of CSV to that of NDJSON. The time zone is always UTC."""
-    return text.replace(" ", "T", 1).replace("+00", "+00:00", 1)
-
-
 _MAKERS: Mapping[str, Mapping[Kind, Callable[[Any], Any]]] = {
     "json": {Kind.NUMBER: _number, Kind.FLOAT: _number, Kind.JSON: _document},
     "text": {
         Kind.INTEGER: int,
         Kind.NUMBER: _number,
         Kind.FLOAT: _number,
-        Kind.BOOLEAN: _boolean,
-        Kind.TIMESTAMP: _timestamp,
-        Kind.TIMESTAMPTZ: _timestamptz,
+        Kind.BOOLEAN: lambda text: text == "t",
+        Kind.TIMESTAMP: lambda text: text.replace(" ", "T", 1),
+        Kind.TIMESTAMPTZ: lambda text: text.replace(" ", "T", 1).replace("+00", "+00:00", 1),  # always UTC
         Kind.JSON: _document,
     },
 }

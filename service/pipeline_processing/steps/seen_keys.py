@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from types import TracebackType
 from typing import Self
 
 from pipeline_processing.aio.own_thread import OwnThread, StepPlace
@@ -47,9 +46,7 @@ class SeenKeys:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         database, self._database = self._database, None
         try:
             if database is not None:

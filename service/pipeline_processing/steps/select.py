@@ -7,8 +7,8 @@ from pydantic import Field
 
 from pipeline_processing.errors import InvalidStep
 from pipeline_processing.plugins import Plugin
+from pipeline_processing.rows.columns import UNKNOWN_COLUMNS
 from pipeline_processing.rows.projection import Projection
-from pipeline_processing.steps.row_columns import require_in_rows
 from pipeline_processing.steps.step import Batch, Step, StepContext
 
 
@@ -31,7 +31,7 @@ class Select(Step):
         try:
             return batch.changed([{name: row[name] for name in names} for row in batch.rows])
         except KeyError:
-            require_in_rows(names, batch.rows, step=self.name)
+            UNKNOWN_COLUMNS.require_in(batch.rows, names, step=self.name)  # whatever their step has said of them
             raise
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from contextvars import copy_context
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from pipeline_processing.aio.own_thread import OwnThread, StepPlace
@@ -71,11 +70,9 @@ class UserFunction:
         self._is_async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with closing(self._path, error):
-            await self._close(kind, error, trace)
+    async def __aexit__(self, *error: Any) -> None:
+        with closing(self._path, error[1]):
+            await self._close(*error)
 
     async def __call__(self, given: Any) -> Any:
         """Call the function with rows, or columns. Raises what it raises."""
@@ -110,12 +107,10 @@ class UserFunction:
             )
         self._function = function
 
-    async def _close(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def _close(self, *error: Any) -> None:
         """Close the context manager, and end the threads after their current calls."""
         self._thread.close()
-        if not await self._loop.close(self._stack.__aexit__, kind, error, trace, stop_seconds=_STOP_SECONDS):
+        if not await self._loop.close(self._stack.__aexit__, *error, stop_seconds=_STOP_SECONDS):
             log.warning("a step doesn't stop; it is abandoned", dataset=self._place.dataset, step=self._place.step)
 
 

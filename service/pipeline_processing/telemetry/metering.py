@@ -1,7 +1,7 @@
 """
 Record metrics by OpenTelemetry's SDK, for scrapes of `/metrics` and for exporters that OpenTelemetry's variables name.
 
-Commands that aren't scraped import the SDK only if a variable names an exporter, because it slows down the start.
+The SDK is imported if a variable names an exporter, or else at the first scrape, because it slows down the start.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -75,8 +76,8 @@ def configure_metrics(environ: Mapping[str, str], *, mask: Mask, scraped: bool =
         return Metering()
     # A scrape needs no exporter.
     names = [name for name in exporters_named_in(environ, "METRICS") if name != "prometheus"]
-    if not scraped and not names:
-        return Metering()
+    if not names:
+        return _scraped_later(environ, mask) if scraped else Metering()
     from opentelemetry.sdk.metrics import MeterProvider
 
     from pipeline_processing.telemetry.metrics_export import exporting_reader
@@ -87,8 +88,25 @@ def configure_metrics(environ: Mapping[str, str], *, mask: Mask, scraped: bool =
         reader, exposition = _scraped()
         readers.append(reader)
     provider = MeterProvider(readers, _resource(environ, mask), shutdown_on_exit=False)
-    metrics = Metrics(provider.get_meter(_SCOPE, schema_url=SCHEMA_URL))
+    metrics = Metrics(read=True)
+    metrics.connect(provider.get_meter(_SCOPE, schema_url=SCHEMA_URL))
     return Metering(metrics, exposition=exposition, provider=provider)
+
+
+def _scraped_later(environ: Mapping[str, str], mask: Mask) -> Metering:
+    """Return metrics that wait for the first scrape."""
+    metrics = Metrics(read=True)
+
+    @cache
+    def connected() -> Exposition:
+        from opentelemetry.sdk.metrics import MeterProvider
+
+        reader, exposition = _scraped()
+        provider = MeterProvider([reader], _resource(environ, mask), shutdown_on_exit=False)
+        metrics.connect(provider.get_meter(_SCOPE, schema_url=SCHEMA_URL))
+        return exposition
+
+    return Metering(metrics, exposition=lambda accept: connected()(accept))
 
 
 def _resource(environ: Mapping[str, str], mask: Mask) -> Resource:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -27,6 +28,9 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 _DURATIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400)
 _DELAYS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+_MOST_EARLY = 1000
+"""How many values a histogram keeps until there is a meter. The first scrape comes within a minute, if there are any."""
 
 Listed = TypeVar("Listed", bound="Instrument")
 
@@ -48,7 +52,10 @@ class Pool(Protocol):
 
 
 class Instrument:
-    """One metric. `attributes` are the names of its attributes, in the order in which values are given."""
+    """
+    One metric. `attributes` are the names of its attributes, in the order in which values are given. It is created in
+    the meter by `connect`.
+    """
 
     kind = ""
 
@@ -57,6 +64,10 @@ class Instrument:
         self.unit = unit
         self.attributes = attributes
         self.description = description
+
+    def connect(self, meter: Meter) -> None:
+        """Create it in a meter."""
+        raise NotImplementedError
 
     def _named(self, values: tuple[str | None, ...]) -> dict[str, str]:
         pairs = zip(self.attributes, values, strict=True)
@@ -68,18 +79,30 @@ class Histogram(Instrument):
 
     kind = "histogram"
 
-    def __init__(self, meter: Meter | None, buckets: tuple[float, ...], *line: Any) -> None:
+    def __init__(self, is_read: bool, buckets: tuple[float, ...], *line: Any) -> None:
         super().__init__(*line)
-        self._made = None
-        if meter is not None:
+        self._buckets = buckets
+        self._made: Any = None
+        self._early = deque[tuple[float, tuple[str | None, ...]]](maxlen=_MOST_EARLY if is_read else 0)
+        """The last values before there was a meter."""
+        self._lock = threading.Lock()
+
+    def connect(self, meter: Meter) -> None:
+        with self._lock:
             self._made = meter.create_histogram(
-                self.name, self.unit, self.description, explicit_bucket_boundaries_advisory=buckets
+                self.name, self.unit, self.description, explicit_bucket_boundaries_advisory=self._buckets
             )
+            for value, values in self._early:
+                self._made.record(value, self._named(values))
+            self._early.clear()
 
     def record(self, value: float, *values: str | None) -> None:
         """Record a value. `values` are those of the attributes; None leaves one out."""
-        if self._made is not None:
-            self._made.record(value, self._named(values))
+        with self._lock:
+            if self._made is None:
+                self._early.append((value, values))
+                return
+        self._made.record(value, self._named(values))
 
 
 class Observed(Instrument):
@@ -88,20 +111,21 @@ class Observed(Instrument):
     counters take 10 µs for each call, and a small run counts a dozen things.
     """
 
-    def __init__(self, meter: Meter | None, kind: str, *line: Any) -> None:
+    def __init__(self, is_read: bool, kind: str, *line: Any) -> None:
         super().__init__(*line)
         self.kind = kind
+        self._is_read = is_read
         self._reads: list[Read] = []
         self._values: dict[tuple[str | None, ...], float] = {}
         self._lock = threading.Lock()
-        self._is_read = meter is not None
-        if meter is not None:
-            create: dict[str, Callable[..., Any]] = {
-                "gauge": meter.create_observable_gauge,
-                "up-down counter": meter.create_observable_up_down_counter,
-                "counter": meter.create_observable_counter,
-            }
-            create[kind](self.name, [self._observe], self.unit, self.description)
+
+    def connect(self, meter: Meter) -> None:
+        create: dict[str, Callable[..., Any]] = {
+            "gauge": meter.create_observable_gauge,
+            "up-down counter": meter.create_observable_up_down_counter,
+            "counter": meter.create_observable_counter,
+        }
+        create[self.kind](self.name, [self._observe], self.unit, self.description)
 
     def watch(self, read: Read) -> None:
         """Report these readings, too."""
@@ -147,9 +171,9 @@ class Counter(Observed):
 
 
 class Metrics:
-    """All instruments of a process. Without a meter they record nothing."""
+    """All instruments of a process. Unless they are `read`, in the meter that `connect` gets, they record nothing."""
 
-    def __init__(self, meter: Meter | None = None) -> None:
+    def __init__(self, *, read: bool = False) -> None:
         self.instruments: list[Instrument] = []
         """In the order of the documentation."""
 
@@ -158,16 +182,16 @@ class Metrics:
             return instrument
 
         def gauge(*line: Any) -> Gauge:
-            return listed(Gauge(meter, "gauge", *line))
+            return listed(Gauge(read, "gauge", *line))
 
         def level(*line: Any) -> Gauge:
-            return listed(Gauge(meter, "up-down counter", *line))
+            return listed(Gauge(read, "up-down counter", *line))
 
         def counter(*line: Any) -> Counter:
-            return listed(Counter(meter, "counter", *line))
+            return listed(Counter(read, "counter", *line))
 
         def histogram(*line: Any, buckets: tuple[float, ...] = _DURATIONS) -> Histogram:
-            return listed(Histogram(meter, buckets, *line))
+            return listed(Histogram(read, buckets, *line))
 
         # fmt: off
         # The history, as each `serve` sees it.
@@ -206,6 +230,11 @@ class Metrics:
         # fmt: on
         self.cpu.watch(_cpu_times)
         self.memory.watch(_resident)
+
+    def connect(self, meter: Meter) -> None:
+        """Have all instruments read by a meter, once."""
+        for instrument in self.instruments:
+            instrument.connect(meter)
 
     def watch_pool(self, name: str, pool: Pool) -> None:
         """Report the connections of a pool."""

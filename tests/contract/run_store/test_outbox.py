@@ -79,6 +79,15 @@ async def test_events_are_announced_oldest_first(runs: RunStore, broker: Broker)
     assert broker.ids == [f"r-{number}:failed" for number in range(5)]
 
 
+async def test_what_comes_after_nothing_was_there_is_announced_once(runs: RunStore, broker: Broker) -> None:
+    """Also if one looked several times in between."""
+    assert [await runs.outbox.announce(broker.send, limit=2) for _ in range(2)] == [0, 0]
+    await finished(runs, "r")
+
+    assert [await runs.outbox.announce(broker.send, limit=2) for _ in range(3)] == [1, 0, 0]
+    assert broker.ids == ["r:failed"]
+
+
 async def test_an_event_is_sent_as_it_was_written(backend: Backend, broker: Broker) -> None:
     """Id, key, headers and bytes; the request's tracestate among the headers."""
     claim = await prepared(backend.runs)
@@ -270,10 +279,10 @@ async def test_a_slow_broker_breaks_no_time_limit_of_the_history(
     await finished(on_postgres.runs)
 
     async def send(events: Sequence[OutboxEvent]) -> None:
-        await asyncio.sleep(0.5)  # longer than the limit
+        await asyncio.sleep(1.2)  # longer than the limit, which a busy machine must not reach
         await broker.send(events)
 
-    async with postgres_backend(database, schema, command_seconds=0.4) as impatient:
+    async with postgres_backend(database, schema, command_seconds=1.0) as impatient:
         assert await impatient.runs.outbox.announce(send, limit=10) == 1
     assert await on_postgres.runs.outbox.announce(broker.send, limit=10) == 0
 

@@ -105,7 +105,7 @@ def test_faults_of_both_are_told_at_once(
     assert main(["config", "check"]) == 78
 
     out, err = capsys.readouterr()
-    assert out == f"settings     failed  invalid_settings\njob config   failed  {complete}\n"
+    assert out == ""
     for fault in (
         "PIPELINE_WORKER__CONCURRENCY: must be a whole number ≥ 1, not 'four'",
         "PIPELINE_NONSENSE: unknown setting",

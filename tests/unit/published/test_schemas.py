@@ -39,7 +39,7 @@ from pipeline_processing.runs.manifest import Manifest
 
 FOLDER = Path(__file__).parents[3] / "schemas"
 FILES = schema_files()
-ASYNCAPI = yaml.safe_load(FILES["asyncapi.yaml"])
+ASYNCAPI = yaml.load(FILES["asyncapi.yaml"], yaml.CSafeLoader)
 PUBLISHED = {published.name: published for published in MODELS}
 EXAMPLES = sorted((FOLDER / "examples").iterdir())
 
@@ -67,7 +67,7 @@ def accepted_by_model(published: PublishedModel, document: Any) -> bool:
 
 
 def example(name: str) -> Any:
-    return yaml.safe_load((FOLDER / "examples" / name).read_text("utf-8"))
+    return yaml.load((FOLDER / "examples" / name).read_text("utf-8"), yaml.CSafeLoader)
 
 
 # -- the files -----------------------------------------------------------------------------------

@@ -461,7 +461,7 @@ def test_the_kinds_are_the_reasons_of_the_contract() -> None:
 # -- agreement with the published schemas --------------------------------------------------------
 
 REQUEST_SCHEMA = Draft202012Validator(json.loads(FILES["job-request.schema.json"]))
-ASYNCAPI = yaml.safe_load(FILES["asyncapi.yaml"])
+ASYNCAPI = yaml.load(FILES["asyncapi.yaml"], yaml.CSafeLoader)
 MESSAGES = ASYNCAPI["components"]["messages"]
 
 

@@ -452,6 +452,44 @@ async def test_a_poll_that_hangs_is_not_alive() -> None:
 
 
 @in_virtual_time
+async def test_a_stop_ends_the_wait_for_requests() -> None:
+    """However long a poll waits."""
+    served = Served()
+
+    async def never(call: Call) -> list[Any]:
+        await asyncio.Event().wait()
+        return []
+
+    async with served.taking():
+        await served.clock.sleep(1)
+        served.of_kafka.on_next("poll", never)
+        await served.clock.sleep(60)
+        stopped_at = served.clock.monotonic()
+
+    assert served.clock.monotonic() - stopped_at < 0.1
+
+
+@in_virtual_time
+async def test_requests_are_taken_while_the_brokers_are_asked_for_the_lag() -> None:
+    """They answer a consumer's questions only after the fetch before them."""
+    served = Served()
+    answers = asyncio.Event()
+
+    async def late(call: Call) -> int:
+        await answers.wait()
+        return 0
+
+    async with served.taking():
+        served.of_kafka.on_next("lag", late)
+        await served.clock.sleep(15)
+        assert served.of_kafka.log.count("lag") == 1
+        served.ask(run_id="r")
+        await served.clock.sleep(1)
+        assert await served.states() == {"r": "queued"}
+        answers.set()
+
+
+@in_virtual_time
 async def test_records_without_headers_or_key_are_as_good() -> None:
     """Bare JSON by any client."""
     served = Served()

@@ -98,6 +98,19 @@ async def test_runs_are_done_as_they_become_due() -> None:
 
 
 @in_virtual_time
+async def test_a_quiet_worker_goes_on_within_two_seconds() -> None:
+    """With what nobody tells it of, such as a run that another worker has handed back."""
+    service = Service()
+
+    async with running(service):
+        await service.clock.sleep(300)
+        await service.accept("late", agency_id=1)
+        await service.clock.sleep(2)
+
+        assert await states(service) == {"late": RunState.SUCCEEDED}
+
+
+@in_virtual_time
 async def test_no_more_runs_at_once_than_it_may() -> None:
     """Concurrency is a limit, and is used."""
     service, gate = Service(), Gate()

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from pipeline_processing.aio.tasks import shielded
@@ -42,10 +41,8 @@ class FileUpload:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await shielded(asyncio.to_thread(self._close, keep=self._sealed and error is None))
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        await shielded(asyncio.to_thread(self._close, keep=self._sealed and kind is None))
 
     async def write(self, data: bytes) -> None:
         assert not self._sealed, "nothing can be written after seal()"

@@ -46,6 +46,7 @@ log = get_logger(__name__)
 # Limits all tries together. botocore's timeouts apply to each try, but not while it sends.
 _CALL_SECONDS = 90.0
 _WHOLE = "FULL_OBJECT"
+_CHECKSUMS = frozenset(("ChecksumCRC32", "ChecksumSHA256"))
 _SLOWEST_BYTES_PER_SECOND = 256 * 1024
 
 
@@ -86,13 +87,12 @@ class S3Client:
         session_token: SecretStr | None = None,
         addressing_style: AddressingStyle = "auto",
         role: AssumedRole | None = None,
-        connections: int = 64,
         learned: Learned = lambda secrets: None,
     ) -> None:
         """
         Values that are None come from the usual AWS chain; but with a key and a secret, None means no token. With a
-        `role`, the credentials are used to assume it. `connections` limits how many are open at once. `learned` is
-        called with the secrets of credentials that aren't given here.
+        `role`, the credentials are used to assume it. `learned` is called with the secrets of credentials that aren't
+        given here.
         """
         self._open = partial(
             open_client,
@@ -101,7 +101,6 @@ class S3Client:
             keys=Keys(access_key_id, secret_access_key, session_token),
             addressing_style=addressing_style,
             role=role,
-            connections=connections,
             learned=learned,
         )
         self._keeps_composites = False
@@ -130,10 +129,9 @@ class S3Client:
         options: S3ObjectOptions = AS_THE_BUCKET_HAS_IT,
     ) -> None:
         """Write a small object unless the key is taken. Raises AlreadyThere, ConditionalConflict."""
-        checksum = _checksum_of(body, options)
         arguments = creation_arguments(content_type=content_type, metadata=metadata, options=options)
-        answer = await self._if_absent("put_object", "write", bucket, key, body=body, **arguments, **checksum)
-        _check_echo(answer, checksum, doing="write", url=f"s3://{bucket}/{key}")
+        arguments |= _checksum_of(body, options)
+        await self._if_absent("put_object", "write", bucket, key, body=body, **arguments)
 
     async def replace_object(
         self,
@@ -151,16 +149,13 @@ class S3Client:
 
         Raises AlreadyThere if there is another one, ObjectMissing if there is none, or ConditionalConflict.
         """
-        checksum = _checksum_of(body, options)
         arguments = creation_arguments(content_type=content_type, metadata=metadata, options=options)
-        put = partial(
-            self._call, "put_object", "replace", bucket, key, body=body, needs="ETag", **arguments, **checksum
-        )
+        arguments |= _checksum_of(body, options)
+        put = partial(self._call, "put_object", "replace", bucket, key, body=body, needs="ETag", **arguments)
         try:
-            answer = await put(IfMatch=etag)
+            await put(IfMatch=etag)
         except Unsupported:  # as in `_if_absent`, it isn't atomic then
-            answer = await put()
-        _check_echo(answer, checksum, doing="replace", url=f"s3://{bucket}/{key}")
+            await put()
 
     async def create_multipart_upload(
         self,
@@ -173,9 +168,7 @@ class S3Client:
     ) -> NewUpload:
         """Start an upload, if possible of an object whose CRC32 is that of all its bytes."""
         arguments = creation_arguments(content_type=content_type, metadata=metadata, options=options)
-        arguments["ChecksumAlgorithm"] = options.checksum.upper()
-
-        arguments["needs"] = "UploadId"
+        arguments |= {"ChecksumAlgorithm": options.checksum.upper(), "needs": "UploadId"}
         call = partial(self._call, "create_multipart_upload", "start the upload of", bucket, key)
         if options.checksum != "crc32" or self._keeps_composites:
             return NewUpload((await call(**arguments))["UploadId"])
@@ -201,12 +194,10 @@ class S3Client:
         sha256: str | None = None,
     ) -> UploadedPart:
         """Send one part, which the store checks against `sha256`, or else `crc32`. Raises UploadGone."""
-        checksum = checksum_argument(crc32=crc32, sha256=sha256)
-        arguments = {"UploadId": upload_id, "PartNumber": number, **checksum}
+        arguments = {"UploadId": upload_id, "PartNumber": number, **checksum_argument(crc32=crc32, sha256=sha256)}
         doing = f"send part {number} of"
         current_usage().part_retries -= 1  # the first request is none
         answer = await self._call("upload_part", doing, bucket, key, body=body, needs="ETag", **arguments)
-        _check_echo(answer, checksum, doing=doing, url=f"s3://{bucket}/{key}")
         return UploadedPart(number=number, etag=answer["ETag"], crc32=crc32, sha256=sha256)
 
     async def complete_multipart_upload_if_absent(
@@ -222,12 +213,9 @@ class S3Client:
             for part in parts
         ]
         arguments: dict[str, Any] = {"UploadId": upload_id, "MultipartUpload": {"Parts": named}}
-        checksum = {} if crc32 is None else {"ChecksumCRC32": crc32}
-        if checksum:
-            arguments |= {"ChecksumType": _WHOLE, **checksum}
-        doing = "complete the upload of"
-        answer = await self._if_absent("complete_multipart_upload", doing, bucket, key, **arguments)
-        _check_echo(answer, checksum, doing=doing, url=f"s3://{bucket}/{key}")
+        if crc32 is not None:
+            arguments |= {"ChecksumType": _WHOLE, "ChecksumCRC32": crc32}
+        await self._if_absent("complete_multipart_upload", "complete the upload of", bucket, key, **arguments)
 
     async def abort_multipart_upload(self, *, bucket: str, key: str, upload_id: str) -> None:
         """Remove an upload. Raises UploadGone."""
@@ -310,7 +298,7 @@ class S3Client:
         needs: str | None = None,
         **arguments: Any,
     ) -> Any:
-        """Run one operation on an object. See `_answer`."""
+        """Run one operation on an object. See `_answer`. Raises UnexpectedAnswer if the store got other bytes."""
         seconds = _CALL_SECONDS
         if body is not None:
             seconds += len(body) / _SLOWEST_BYTES_PER_SECOND
@@ -328,7 +316,12 @@ class S3Client:
                     span.set_attribute("http.request.body.size", len(body))
                 if (number := arguments.get("PartNumber")) is not None:
                     span.set_attribute("aws.s3.part_number", number)
-            return await self._answer(ask(), doing, bucket, key, needs=needs, seconds=seconds)
+            answer = await self._answer(ask(), doing, bucket, key, needs=needs, seconds=seconds)
+        for name in _CHECKSUMS & arguments.keys():
+            if answer.get(name, arguments[name]) != arguments[name]:  # many stores report none
+                cause = "the store received other bytes than it was sent"
+                raise UnexpectedAnswer(f"Can't {doing} s3://{bucket}/{key}: {cause}. This is retried.")
+        return answer
 
     def _span(self, operation: str, bucket: str, key: str = "") -> AbstractContextManager[Span]:
         """Record a request. That an object doesn't exist is an answer, not a failure."""
@@ -371,14 +364,6 @@ class S3Client:
 def _checksum_of(body: bytes, options: S3ObjectOptions) -> dict[str, str]:
     sha256 = sha256_of(body) if options.checksum == "sha256" else None
     return checksum_argument(crc32=crc32_of(body), sha256=sha256)
-
-
-def _check_echo(answer: Mapping[str, Any], checksum: Mapping[str, str], *, doing: str, url: str) -> None:
-    """Raise UnexpectedAnswer if the store reports another checksum than it was sent. Many stores report none."""
-    for name, value in checksum.items():
-        if answer.get(name, value) != value:
-            cause = "the store received other bytes than it was sent"
-            raise UnexpectedAnswer(f"Can't {doing} {url}: {cause}. This is retried.")
 
 
 def s3_client(

@@ -20,6 +20,7 @@ Errors that a caller may handle. If it doesn't, they are treated like their base
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any, TypeVar
 
 import aiohttp
@@ -276,8 +277,6 @@ def _retry_after(error: boto.ClientError) -> float | None:
 
 def _raised_by_botocore(error: BaseException) -> bool:
     """Whether botocore raised it: its parsers fail on invalid dates and on repeated elements."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    module = frames[-1].f_globals.get("__name__", "") if frames else ""
     return str(module).partition(".")[0] in ("botocore", "aiobotocore")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.request import getproxies
 
 import orjson
 from aiobotocore.config import AioConfig
@@ -43,6 +44,8 @@ _NETWORK = {
     "connect_timeout": 3.0,
     "read_timeout": 20.0,
 }
+
+_CONNECTIONS = 64
 
 AddressingStyle = Literal["auto", "path", "virtual"]
 
@@ -85,7 +88,6 @@ async def open_client(
     keys: Keys,
     addressing_style: AddressingStyle,
     role: AssumedRole | None,
-    connections: int,
     learned: Learned,
 ) -> AsyncIterator[tuple[Any, DirectRequests]]:
     """Open an S3 client of botocore, and requests past it. See `S3Client` for the parameters."""
@@ -107,7 +109,8 @@ async def open_client(
                         "s3",
                         endpoint_url=endpoint_url,
                         region_name=region,
-                        config=_config(addressing_style, connections, new_pool),
+                        verify=False if _is_plain(endpoint_url) else None,
+                        config=_config(addressing_style, new_pool),
                         **(keys.arguments() if role is None else {}),
                     )
                 )
@@ -122,13 +125,21 @@ async def open_client(
         client.meta.events.register("before-call.s3.HeadBucket", _never_redirected)
         direct = DirectRequests(http=pools[-1], credentials=partial(_frozen, session, keys if role is None else None))
         client.meta.events.register("before-send.s3", direct.learn)
-        client.meta.events.register("before-send.s3", _counted)
-        client.meta.events.register("before-send.s3", _retry_noted)
+        client.meta.events.register("before-send.s3", _sent)
         yield client, direct
 
 
-def _retry_noted(request: AWSPreparedRequest, **_: object) -> None:
-    """Add an event to the span of a request that botocore sends again."""
+def _is_plain(endpoint_url: str | None) -> bool:
+    """
+    Whether there is no TLS on the way, not even to a proxy. aiobotocore would still read all authorities' certificates
+    at the first request, in a thread that it leaves behind.
+    """
+    return endpoint_url is not None and endpoint_url.startswith("http://") and "http" not in getproxies()
+
+
+def _sent(request: AWSPreparedRequest, event_name: str, **_: object) -> None:
+    """Count a request that botocore is about to send, and note in its span if it is sent again."""
+    current_usage().count_s3_request(is_part=event_name.endswith(".UploadPart"))
     if (sent := request.context.get("retries", {}).get("attempt", 1) - 1) > 0:
         trace.get_current_span().add_event("retry", {"http.request.resend_count": sent})
 
@@ -141,7 +152,7 @@ async def _frozen(session: AioSession, keys: Keys | None) -> Any:
     return await (await session.get_credentials()).get_frozen_credentials()
 
 
-def _config(addressing_style: AddressingStyle, connections: int, new_pool: Callable[..., AIOHTTPSession]) -> AioConfig:
+def _config(addressing_style: AddressingStyle, new_pool: Callable[..., AIOHTTPSession]) -> AioConfig:
     return AioConfig(
         **_NETWORK,
         http_session_cls=new_pool,
@@ -153,7 +164,7 @@ def _config(addressing_style: AddressingStyle, connections: int, new_pool: Calla
         },
         request_checksum_calculation="when_required",  # requests already carry ours
         response_checksum_validation="when_required",
-        max_pool_connections=connections,
+        max_pool_connections=_CONNECTIONS,
     )
 
 
@@ -272,11 +283,6 @@ class _RoleProvider(CredentialProvider):  # type: ignore[misc] # botocore has no
 
 def _shown(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
-
-
-def _counted(event_name: str, **_: object) -> None:
-    """Count a request that botocore is about to send: each of its retries is one."""
-    current_usage().count_s3_request(is_part=event_name.endswith(".UploadPart"))
 
 
 def _never_redirected(params: Mapping[str, Any], **_: object) -> None:

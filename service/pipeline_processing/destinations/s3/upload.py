@@ -5,7 +5,6 @@ import hashlib
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from isal.isal_zlib import crc32, crc32_combine
@@ -84,10 +83,8 @@ class S3Upload:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await shielded(self._close(keep=self._sealed and error is None))
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        await shielded(self._close(keep=self._sealed and kind is None))
 
     async def write(self, data: bytes) -> None:
         """Raises ArtifactTooLarge, or the error of a part that could not be sent."""

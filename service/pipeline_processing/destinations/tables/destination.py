@@ -99,9 +99,7 @@ class PostgresDestination:
         async with session(self.pool) as connection:
             for dataset in datasets:
                 try:
-                    target = await find_target(
-                        connection, self._config, dataset, where=self.pool.where, agency_key=self._agency_key
-                    )
+                    target = await self._found(connection, dataset)
                     if columns is not None and dataset in columns:
                         target.check_columns(columns[dataset])
                 except JobConfigError as error:
@@ -216,9 +214,7 @@ class PostgresDestination:
         """Find the dataset's table. If it existed before, it may be about to be recreated: raise a retryable error."""
         try:
             async with session(self.pool) as connection:
-                target = await find_target(
-                    connection, self._config, dataset, where=self.pool.where, agency_key=self._agency_key
-                )
+                target = await self._found(connection, dataset)
         except TargetMissing as missing:
             if dataset not in self._seen:
                 raise

@@ -12,12 +12,12 @@ import asyncpg
 from pipeline_processing.agency_keys import number_of
 from pipeline_processing.destinations.tables.errors import TableConflict
 from pipeline_processing.destinations.tables.options import LoadMode
-from pipeline_processing.destinations.tables.queries import agency_literal, column_list, statement, table_name
+from pipeline_processing.destinations.tables.queries import column_list, statement, table_name
 from pipeline_processing.destinations.tables.staging import StagingNote, drop, notes, rows_of
 from pipeline_processing.errors import UploadMissing
 from pipeline_processing.log import get_logger
 from pipeline_processing.plan import Artifact
-from pipeline_processing.postgres.identifiers import quoted
+from pipeline_processing.postgres.identifiers import literal, quoted
 
 LOADED = "loaded"
 GIVEN_UP = "given_up"
@@ -142,7 +142,7 @@ class Load:
             "key": column_list(note.merge_key),
             "assignments": ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in updated),
             "agency_column": quoted(note.agency_column),
-            "agency": agency_literal(self.agency),
+            "agency": literal(self.agency),
         }
         if note.mode is LoadMode.REPLACE:
             await self.connection.execute(*statement("delete_agency", **parts))

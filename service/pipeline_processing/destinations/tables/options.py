@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -24,22 +24,6 @@ class LoadMode(StrEnum):
     """Update rows that have the key of a new row."""
     APPEND = "append"
     """Keep them."""
-
-
-class DatasetToLoad(Protocol):
-    """The part of a dataset that the options are checked against."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def since(self) -> str | None: ...
-
-    @property
-    def format(self) -> FormatName: ...
-
-    @property
-    def csv(self) -> CsvOptions: ...
 
 
 def check_format(dataset: str, form: FormatName, csv: CsvOptions) -> None:
@@ -107,7 +91,7 @@ class PostgresDestinationConfig(Part):
         """See `DestinationEntry`."""
         return f"schema {self.schema_name} of {self.dsn}"
 
-    def check(self, datasets: Sequence[DatasetToLoad]) -> None:
+    def check(self, datasets: Sequence[Any]) -> None:
         """See `DestinationEntry`."""
         self.check_datasets([each.name for each in datasets])
         for each in datasets:

@@ -32,8 +32,3 @@ def table_name(schema: str, name: str) -> str:
 def column_list(columns: Iterable[str]) -> str:
     """Return the column names, quoted and comma-separated."""
     return ", ".join(map(quoted, columns))
-
-
-def agency_literal(key: str) -> str:
-    """Return a key as an untyped literal, which takes the type of the column that it is compared with."""
-    return "'" + key.replace("'", "''") + "'"

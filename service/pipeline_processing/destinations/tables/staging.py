@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline_processing.destinations.tables.errors import Refused, is_refusal
 from pipeline_processing.destinations.tables.options import LoadMode
-from pipeline_processing.destinations.tables.queries import agency_literal, column_list, statement, table_name
+from pipeline_processing.destinations.tables.queries import column_list, statement, table_name
 from pipeline_processing.destinations.tables.target import Target
 from pipeline_processing.errors import DataError
 from pipeline_processing.model import CsvOptions
-from pipeline_processing.postgres.identifiers import quoted
+from pipeline_processing.postgres.identifiers import literal, quoted
 
 PREFIX = "_pp_"
 """Prefix of staging tables' names."""
@@ -194,7 +194,7 @@ class StagingTable:
         definitions = [f"{quoted(name)} {column.definition}" for name, column in defined.items()]
         definitions += [f"CONSTRAINT {quoted(name)} CHECK ({check})" for name, check in target.checks.items()]
         comment = {"schema": target.schema, "name": self.name, "comment": self._note.model_dump_json()}
-        agency = {"agency_column": quoted(target.agency_column), "agency": agency_literal(self._agency)}
+        agency = {"agency_column": quoted(target.agency_column), "agency": literal(self._agency)}
         await connection.execute(*statement("create_staging", staging=self._quoted, defined=", ".join(definitions)))
         await connection.execute(
             *statement("bind_agency", staging=self._quoted, constraint=quoted(self.name), **agency)
@@ -226,7 +226,7 @@ class StagingTable:
             "all_there": " AND ".join(f"{quoted(name)} IS NOT NULL" for name in key),
             "same_key": " AND ".join(f"s.{quoted(name)} = t.{quoted(name)}" for name in key),
             "agency_column": quoted(self._target.agency_column),
-            "agency": agency_literal(self._agency),
+            "agency": literal(self._agency),
         }
         return bool(await connection.fetchval(*statement(query, **parts)))
 

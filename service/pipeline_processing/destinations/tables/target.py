@@ -7,8 +7,9 @@ import asyncpg
 
 from pipeline_processing.agency_keys import AgencyKey
 from pipeline_processing.destinations.tables.options import LoadMode, PostgresDestinationConfig
-from pipeline_processing.destinations.tables.queries import agency_literal, statement, table_name
+from pipeline_processing.destinations.tables.queries import statement, table_name
 from pipeline_processing.errors import AccessDenied, JobConfigError
+from pipeline_processing.postgres.identifiers import literal
 
 _TABLES = ("r", "p")
 """`relkind` of plain and partitioned tables."""
@@ -175,7 +176,7 @@ async def _check_agency_column(
     usable = not column.computed
     if usable:
         try:
-            one, other = map(agency_literal, key.examples)
+            one, other = map(literal, key.examples)
             usable = await connection.fetchval(
                 *statement("tells_agencies_apart", one=one, other=other, type=column.type)
             )

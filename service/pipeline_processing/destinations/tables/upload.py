@@ -124,7 +124,10 @@ class TableUpload:
                 if self._content.columns is None:
                     await self._staging.add_columns(connection, self._columns_of(records))
                 if not self._staging.columns:
-                    self._require_no_rows(records)
+                    if not self._header or records.count(b"\n") > 1:
+                        raise DataError(
+                            f"The rows of dataset {self._content.dataset!r} have no columns to load. Select some."
+                        )
                 elif self._is_csv:
                     await self._staging.copy_csv(connection, records, self._content.csv, header=self._header)
                 else:
@@ -147,10 +150,6 @@ class TableUpload:
             return list(dict.fromkeys(chain.from_iterable(_decoder.decode_lines(records))))
         except msgspec.DecodeError:  # a lone surrogate, which `json.dumps` writes
             raise Refused(asyncpg.InvalidTextRepresentationError()) from None
-
-    def _require_no_rows(self, records: bytes) -> None:
-        if not self._header or records.count(b"\n") > 1:
-            raise DataError(f"The rows of dataset {self._content.dataset!r} have no columns to load. Select some.")
 
 
 def header_of(records: bytes, *, delimiter: str) -> list[str]:

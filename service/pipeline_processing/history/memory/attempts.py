@@ -2,18 +2,15 @@
 
 from datetime import timedelta
 
-from pipeline_processing.history.memory.table import HELD, RunRecord, RunTable, StartedUpload, measured
+from pipeline_processing.history.memory.table import HELD, MemoryPort, RunRecord, StartedUpload, measured
 from pipeline_processing.model import Bill, Run, RunFailure, RunState
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.runs.store import Claim, Outcome
 from pipeline_processing.runs.stored_text import storable_failure
 
 
-class MemoryAttempts:
+class MemoryAttempts(MemoryPort):
     """`RunAttempts` in memory."""
-
-    def __init__(self, table: RunTable) -> None:
-        self._table = table
 
     async def start(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
         record = self._table.held(claim, *HELD)

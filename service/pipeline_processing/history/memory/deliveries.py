@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from pipeline_processing.history.memory.table import ConfiguredWebhook, DeliveryRecord, RunTable
+from pipeline_processing.history.memory.table import ConfiguredWebhook, DeliveryRecord, MemoryPort
 from pipeline_processing.runs.deliveries import (
     FORGOTTEN,
     PATIENCE,
@@ -14,11 +14,8 @@ from pipeline_processing.runs.deliveries import (
 )
 
 
-class MemoryDeliveries:
+class MemoryDeliveries(MemoryPort):
     """`RunDeliveries` in memory."""
-
-    def __init__(self, table: RunTable) -> None:
-        self._table = table
 
     async def configure(self, webhooks: Mapping[str, Collection[str]]) -> None:
         known, now = self._table.webhooks, self._table.clock.now()

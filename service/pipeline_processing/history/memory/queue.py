@@ -5,16 +5,16 @@ from datetime import datetime, timedelta
 
 from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import RunUnknown, Superseded
-from pipeline_processing.history.memory.table import HELD, RunRecord, RunTable
+from pipeline_processing.history.memory.table import HELD, MemoryPort, RunRecord, RunTable
 from pipeline_processing.model import Attempt, Run, RunState
 from pipeline_processing.runs.store import Backlog, Claim
 
 
-class MemoryQueue:
+class MemoryQueue(MemoryPort):
     """`RunQueue` in memory."""
 
     def __init__(self, table: RunTable) -> None:
-        self._table = table
+        super().__init__(table)
         self._claimed_at: dict[str, int] = {}
         """Agency → the fence of its last claim. Orders claims even if the clock doesn't advance between them."""
 

@@ -6,17 +6,14 @@ from uuid import UUID
 
 from pipeline_processing.agency_keys import AgencyId
 from pipeline_processing.errors import RunUnknown
-from pipeline_processing.history.memory.table import RunRecord, RunTable
+from pipeline_processing.history.memory.table import MemoryPort, RunRecord
 from pipeline_processing.model import Attempt, DatasetCounts, Run, RunState
 from pipeline_processing.ports import LastSuccess
 from pipeline_processing.runs.run_filter import EVERY_RUN, RunFilter, RunPlace
 
 
-class MemoryHistory:
+class MemoryHistory(MemoryPort):
     """`RunHistory` in memory."""
-
-    def __init__(self, table: RunTable) -> None:
-        self._table = table
 
     async def installation_id(self) -> UUID:
         return self._table.installation_id

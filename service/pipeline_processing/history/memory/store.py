@@ -9,7 +9,7 @@ from pipeline_processing.history.memory.attempts import MemoryAttempts
 from pipeline_processing.history.memory.deliveries import MemoryDeliveries
 from pipeline_processing.history.memory.queue import MemoryQueue
 from pipeline_processing.history.memory.reads import MemoryHistory
-from pipeline_processing.history.memory.table import RunRecord, RunTable
+from pipeline_processing.history.memory.table import MemoryPort, RunRecord, RunTable
 from pipeline_processing.model import Run, RunState
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.runs.deliveries import DeliveryState
@@ -32,11 +32,8 @@ def memory_run_store(table: RunTable) -> RunStore:
     )
 
 
-class MemoryIntake:
+class MemoryIntake(MemoryPort):
     """`RunIntake` in memory."""
-
-    def __init__(self, table: RunTable) -> None:
-        self._table = table
 
     async def accept(self, incoming: Incoming) -> Run:
         digest = storable_request(incoming.request).digest()
@@ -63,41 +60,37 @@ class MemoryIntake:
         return answers
 
 
-class MemoryLeftovers:
+class MemoryLeftovers(MemoryPort):
     """`RunLeftovers` in memory."""
 
-    def __init__(self, table: RunTable) -> None:
-        self._table = table
-        self._records = table.records
-
     async def runs_to_clean_up(self) -> list[str]:
-        return [run_id for run_id, r in self._records.items() if r.lost_uploads() or r.failed_plan is not None]
+        return [run_id for run_id, r in self._table.records.items() if r.lost_uploads() or r.failed_plan is not None]
 
     async def lost_uploads(self, run_id: str) -> list[UploadRef]:
-        return self._records[run_id].lost_uploads() if run_id in self._records else []
+        return self._table.records[run_id].lost_uploads() if run_id in self._table.records else []
 
     async def lost_of(self, run_id: str, listed: Sequence[UploadRef]) -> list[UploadRef]:
         record = self._table.known(run_id)
         return [] if record is None else [upload for upload in listed if record.has_lost(upload)]
 
     async def forget_uploads(self, run_id: str, uploads: Sequence[UploadRef]) -> None:
-        if run_id in self._records:
+        if run_id in self._table.records:
             for upload in uploads:
-                self._records[run_id].uploads.pop((upload.key, upload.upload_id), None)
+                self._table.records[run_id].uploads.pop((upload.key, upload.upload_id), None)
 
     async def failed_plan(self, run_id: str) -> Plan | None:
-        return self._records[run_id].failed_plan if run_id in self._records else None
+        return self._table.records[run_id].failed_plan if run_id in self._table.records else None
 
     async def forget_failed_plan(self, run_id: str) -> None:
         if await self.failed_plan(run_id) is not None:
-            self._records[run_id].plan = None
+            self._table.records[run_id].plan = None
 
 
-class MemoryOutbox:
+class MemoryOutbox(MemoryPort):
     """`RunOutbox` in memory. `announce` is the only method of a memory store that awaits anything: the sending."""
 
     def __init__(self, table: RunTable) -> None:
-        self._table = table
+        super().__init__(table)
         self._being_sent: set[str] = set()
 
     async def announce(self, send: Announce, *, limit: int) -> int:
@@ -114,11 +107,8 @@ class MemoryOutbox:
         return len(taken)
 
 
-class MemoryPruning:
+class MemoryPruning(MemoryPort):
     """`RunPruning` in memory."""
-
-    def __init__(self, table: RunTable) -> None:
-        self._table = table
 
     async def prune(
         self, before: datetime, *, after: FinishedPlace | None, limit: int, dry_run: bool = False

@@ -212,6 +212,13 @@ class RunTable:
                 self.deliveries[event.event_id, name] = DeliveryRecord(delivery, event)
 
 
+class MemoryPort:
+    """Base of the ports of a run table in memory."""
+
+    def __init__(self, table: RunTable) -> None:
+        self._table = table
+
+
 def measured(outcome: Outcome) -> dict[str, Any]:
     """Return an attempt's counts and timings as fields of the run."""
     return {

@@ -8,7 +8,7 @@ import orjson
 
 from pipeline_processing.agency_keys import number_of
 from pipeline_processing.errors import Superseded
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import PostgresPort
 from pipeline_processing.history.postgres.rows import (
     bill_column,
     dataset_columns,
@@ -27,16 +27,13 @@ from pipeline_processing.runs.stored_text import storable_failure
 QUERIES = load_queries(__package__, "attempts.sql")
 
 
-class PostgresAttempts:
+class PostgresAttempts(PostgresPort):
     """
     `RunAttempts` on Postgres.
 
     A write that finds another fence or state than expected checks whether an earlier call, whose reply was lost, made
     that change. If so, it returns the run as that call left it.
     """
-
-    def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
 
     async def start(self, claim: Claim, *, trace_id: str, span_id: str) -> None:
         await self._database.value_under(claim, QUERIES["start_attempt"], trace_id=trace_id, span_id=span_id)

@@ -1,12 +1,13 @@
 """What the board reads, on Postgres. The SQL is in `board.sql`."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline_processing.agency_keys import AgencyId, number_of
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import PostgresPort
 from pipeline_processing.history.postgres.rows import agency_of, attempt_of, dataset_counts_of, plan_of, run_of
 from pipeline_processing.model import RunState
 from pipeline_processing.plan import Plan
@@ -28,16 +29,14 @@ from pipeline_processing.runs.deliveries import Delivery
 
 QUERIES = load_queries(__package__, "board.sql")
 
+_QUEUE_COLUMNS = {each.name for each in fields(QueueState)} - {"oldest_waiting", "finished"}
 _MOST_REPLAYS = 20
 _MOST_ARTIFACTS = 1_000
 _MOST_AGENCIES = 5
 
 
-class PostgresBoard:
+class PostgresBoard(PostgresPort):
     """`BoardReads` on Postgres."""
-
-    def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
 
     async def queue_state(self) -> QueueState:
         row = await self._database.row(QUERIES["queue_state"])
@@ -45,20 +44,7 @@ class PostgresBoard:
         if row["oldest_run_id"] is not None:
             oldest = Waiting(row["oldest_run_id"], agency_of(row), row["oldest_queued_at"])
         return QueueState(
-            **{
-                name: row[name]
-                for name in (
-                    "now",
-                    "queued",
-                    "running",
-                    "prepared",
-                    "retrying",
-                    "agencies_waiting",
-                    "outbox_unsent",
-                    "oldest_unsent_at",
-                    "kept_letters",
-                )
-            },
+            **{name: row[name] for name in _QUEUE_COLUMNS},
             oldest_waiting=oldest,
             finished={state: row[state.value] for state in RunState if state.finished},
         )
@@ -123,7 +109,7 @@ class PostgresBoard:
                 count=row["runs"],
                 replayed=row["replayed"],
                 agencies=row["agencies"],
-                agency_ids=list(dict.fromkeys(_agencies(row)))[:_MOST_AGENCIES],
+                agency_ids=_agencies(row)[:_MOST_AGENCIES],
                 run_ids=row["run_ids"],
                 last_message=row["last_message"],
                 last_at=row["last_at"],
@@ -140,9 +126,9 @@ def _columns(agency_ids: Sequence[AgencyId]) -> dict[str, list[Any]]:
     return {"agency_ids": list(map(number_of, agency_ids)), "agencies": list(map(str, agency_ids))}
 
 
-def _agencies(row: Mapping[str, Any]) -> Iterator[AgencyId]:
-    for number, key in zip(row["agency_ids"], row["agency_keys"], strict=True):
-        yield number if key is None else key
+def _agencies(row: Mapping[str, Any]) -> list[AgencyId]:
+    found = zip(row["agency_ids"], row["agency_keys"], strict=True)
+    return list(dict.fromkeys(number if key is None else key for number, key in found))
 
 
 def _artifacts_of(plan: Plan) -> list[StoredArtifact]:

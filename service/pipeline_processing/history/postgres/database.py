@@ -87,6 +87,13 @@ class HistoryDatabase:
         return value
 
 
+class PostgresPort:
+    """Base of the ports of the run table."""
+
+    def __init__(self, database: HistoryDatabase) -> None:
+        self._database = database
+
+
 def _translated(error: PipelineError, schema: str) -> PipelineError:
     """Translate a query's error. The queries are the service's own, so the job config is never at fault."""
     cause = error.__cause__

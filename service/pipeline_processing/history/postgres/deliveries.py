@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import PostgresPort
 from pipeline_processing.history.postgres.outbox import event_of
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.deliveries import (
@@ -20,11 +20,8 @@ QUERIES = load_queries(__package__, "deliveries.sql")
 _COLUMNS = tuple(Delivery.model_fields)
 
 
-class PostgresDeliveries:
+class PostgresDeliveries(PostgresPort):
     """`RunDeliveries` on Postgres."""
-
-    def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
 
     async def configure(self, webhooks: Mapping[str, Collection[str]]) -> None:
         for name, states in sorted(webhooks.items()):

@@ -9,7 +9,7 @@ import asyncpg
 
 from pipeline_processing.agency_keys import number_of
 from pipeline_processing.errors import ConflictingRequest, InvalidRequest, RequestError
-from pipeline_processing.history.postgres.database import DataRefused, HistoryDatabase
+from pipeline_processing.history.postgres.database import DataRefused, PostgresPort
 from pipeline_processing.history.postgres.reads import GET_ALL
 from pipeline_processing.history.postgres.rows import agency_columns, run_of
 from pipeline_processing.model import Run, RunState
@@ -21,11 +21,8 @@ from pipeline_processing.runs.stored_text import storable_request, storable_trac
 QUERIES = load_queries(__package__, "intake.sql")
 
 
-class PostgresIntake:
+class PostgresIntake(PostgresPort):
     """`RunIntake` on Postgres."""
-
-    def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
 
     async def accept(self, incoming: Incoming) -> Run:
         [answer] = await self.accept_all([incoming])

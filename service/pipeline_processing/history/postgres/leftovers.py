@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import PostgresPort
 from pipeline_processing.history.postgres.rows import plan_of
 from pipeline_processing.plan import Plan, UploadRef
 from pipeline_processing.postgres.queries import load_queries
@@ -10,11 +10,8 @@ from pipeline_processing.postgres.queries import load_queries
 QUERIES = load_queries(__package__, "leftovers.sql")
 
 
-class PostgresLeftovers:
+class PostgresLeftovers(PostgresPort):
     """`RunLeftovers` on Postgres."""
-
-    def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
 
     async def runs_to_clean_up(self) -> list[str]:
         return [row["run_id"] for row in await self._database.rows(QUERIES["runs_to_clean_up"])]

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import PostgresPort
 from pipeline_processing.messaging.dead_letters import STORED, DeadLetter
 from pipeline_processing.messaging.port import Outgoing, Record
 from pipeline_processing.postgres.queries import load_queries
@@ -16,11 +16,8 @@ _AT_ONCE = 20
 _BEYOND = 2**63 - 1
 
 
-class PostgresLetters:
+class PostgresLetters(PostgresPort):
     """`LetterStore` on Postgres."""
-
-    def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
 
     async def keep(self, letters: Sequence[Outgoing]) -> None:
         async with self._database.transaction() as connection:

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import HistoryDatabase, PostgresPort
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.completions import OutboxEvent
 from pipeline_processing.runs.store import Announce
@@ -15,13 +15,19 @@ _LONGEST_SENDING_SECONDS = 120.0
 """After this the server ends the sender's transaction. If the sender was still sending, its events are sent again."""
 
 
-class PostgresOutbox:
+class PostgresOutbox(PostgresPort):
     """`RunOutbox` on Postgres. An open transaction locks the events that are being sent."""
 
     def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
+        super().__init__(database)
+        self._was_empty = False
 
     async def announce(self, send: Announce, *, limit: int) -> int:
+        if self._was_empty:
+            # An idle process looks once a second. This takes a third of the round trips of the transaction.
+            (is_any,) = await self._database.row(QUERIES["is_any_unsent"])
+            if not is_any:
+                return 0
         refused: BaseException | None = None
         try:
             async with self._database.transaction() as connection:
@@ -45,6 +51,7 @@ class PostgresOutbox:
             if refused is None:
                 raise
             raise refused  # noqa: B904 - `send`'s error or cancellation, even if the rollback fails as well
+        self._was_empty = not unsent
         return len(unsent)
 
 

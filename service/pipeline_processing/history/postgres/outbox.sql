@@ -1,5 +1,9 @@
 -- Unsent completion events.
 
+-- name: is_any_unsent
+-- Whether there are any, also if another process is sending them.
+SELECT EXISTS (SELECT FROM outbox WHERE sent_at IS NULL);
+
 -- name: take_unsent
 -- The oldest events that no other process is sending, locked until the transaction ends. If there are any, the server
 -- ends this transaction if the client is then silent for too long: a client that vanished would otherwise keep its

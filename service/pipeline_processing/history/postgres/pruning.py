@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import PostgresPort
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.pruning import FinishedPlace, Judged, Kept
 
@@ -11,11 +11,8 @@ QUERIES = load_queries(__package__, "pruning.sql")
 _WAIT_MILLISECONDS = 2000
 
 
-class PostgresPruning:
+class PostgresPruning(PostgresPort):
     """`RunPruning` on Postgres."""
-
-    def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
 
     async def prune(
         self, before: datetime, *, after: FinishedPlace | None, limit: int, dry_run: bool = False

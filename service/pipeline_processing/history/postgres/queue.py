@@ -7,7 +7,7 @@ import asyncpg
 
 from pipeline_processing.errors import RunUnknown
 from pipeline_processing.history.postgres.attempts import finish, locked_run
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import HistoryDatabase, PostgresPort
 from pipeline_processing.history.postgres.reads import GET_ALL
 from pipeline_processing.history.postgres.rows import run_of
 from pipeline_processing.model import Run, RunState
@@ -20,7 +20,7 @@ _CHOICE = 100
 """Maximum number of agencies that the query `next_agencies` returns."""
 
 
-class PostgresQueue:
+class PostgresQueue(PostgresPort):
     """
     `RunQueue` on Postgres.
 
@@ -29,7 +29,7 @@ class PostgresQueue:
     """
 
     def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
+        super().__init__(database)
         self._chosen: list[asyncpg.Record] = []
         """The cached order: agencies whose turn is next."""
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pipeline_processing.agency_keys import AgencyId, number_of
 from pipeline_processing.errors import RunUnknown
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import PostgresPort
 from pipeline_processing.history.postgres.migrate import check_encoding
 from pipeline_processing.history.postgres.rows import attempt_of, dataset_counts_of, filter_values, run_of
 from pipeline_processing.model import Attempt, DatasetCounts, DatasetSchema, Run
@@ -17,11 +17,8 @@ QUERIES = load_queries(__package__, "reads.sql")
 GET_ALL = QUERIES["get_all"]
 
 
-class PostgresHistory:
+class PostgresHistory(PostgresPort):
     """`RunHistory` on Postgres."""
-
-    def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
 
     async def installation_id(self) -> UUID:
         async with self._database.session() as connection:

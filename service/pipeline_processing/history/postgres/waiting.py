@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline_processing.agency_keys import AgencyId, number_of
-from pipeline_processing.history.postgres.database import HistoryDatabase
+from pipeline_processing.history.postgres.database import PostgresPort
 from pipeline_processing.history.postgres.rows import agency_of, run_of
 from pipeline_processing.postgres.queries import load_queries
 from pipeline_processing.runs.queue_reads import AgencyQueue, Waiting
@@ -12,11 +12,8 @@ from pipeline_processing.runs.queue_reads import AgencyQueue, Waiting
 QUERIES = load_queries(__package__, "waiting.sql")
 
 
-class PostgresWaiting:
+class PostgresWaiting(PostgresPort):
     """`QueueReads` on Postgres."""
-
-    def __init__(self, database: HistoryDatabase) -> None:
-        self._database = database
 
     async def waiting(self, *, limit: int, agency_id: AgencyId | None = None) -> list[Waiting]:
         rows = await self._database.rows(QUERIES["places"], limit=limit, **_only(agency_id))

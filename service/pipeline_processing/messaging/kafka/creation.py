@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 
 from aiokafka import errors as kafka
@@ -14,7 +15,7 @@ from pipeline_processing.errors import PipelineError, TopicMissing
 from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, translate, translated
-from pipeline_processing.messaging.kafka.lifecycle import started, stopped
+from pipeline_processing.messaging.kafka.lifecycle import running
 from pipeline_processing.messaging.kafka.metadata import Found, look_up
 from pipeline_processing.messaging.service_topics import CHECKED, SIZE, ServiceTopic, TopicFound, least_size
 from pipeline_processing.messaging.service_topics import service_topics as four_topics
@@ -22,9 +23,7 @@ from pipeline_processing.settings.settings import KafkaSettings
 
 log = get_logger(__name__)
 
-_OPEN_SECONDS = 5.0
 _ANSWER_SECONDS = 15.0
-_CLOSE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.2
 _BROKERS_DEFAULT = -1
 _NO_CONFIG: Mapping[str, str] = {}
@@ -49,13 +48,13 @@ async def ensure_topics(settings: KafkaSettings, *, others: Sequence[ServiceTopi
         await admin.create([topic for topic in topics if topic.name in missing])
 
 
+@dataclass(frozen=True, slots=True)
 class TopicAdmin:
     """Creates and describes topics. Every method raises KafkaUnavailable or AccessDenied."""
 
-    def __init__(self, client: Any, *, settings: KafkaSettings, where: Where) -> None:
-        self._client = client
-        self._settings = settings
-        self._where = where
+    _client: Any
+    _settings: KafkaSettings
+    _where: Where
 
     @classmethod
     @asynccontextmanager
@@ -63,11 +62,8 @@ class TopicAdmin:
         """Connect. Raises KafkaUnavailable, AccessDenied or SettingsError."""
         connection = Connection.of(settings)
         client = AIOKafkaAdminClient(**connection.options(), request_timeout_ms=round(_ANSWER_SECONDS * 1000))
-        await started(client, connection=connection, seconds=_OPEN_SECONDS)
-        try:
-            yield cls(client, settings=settings, where=connection.where)
-        finally:
-            await stopped(client, seconds=_CLOSE_SECONDS)
+        async with running(client, connection=connection):
+            yield cls(client, settings, connection.where)
 
     async def missing(self, names: Sequence[str]) -> list[str]:
         """Return those of the topics that don't exist."""
@@ -105,8 +101,15 @@ class TopicAdmin:
         there = Counter(at.topic for at in beside.partitions)
 
         def new(topic: ServiceTopic, config: Mapping[str, str] = _NO_CONFIG) -> Any:
-            partitions = there[topic.beside or ""] or self._settings.partitions
-            return _new(topic, partitions=partitions, replicas=self._settings.replication_factor, config=config)
+            replicas = self._settings.replication_factor
+            return NewTopic(
+                topic.name,
+                there[topic.beside or ""] or self._settings.partitions,
+                _BROKERS_DEFAULT if replicas is None else replicas,
+                # aiokafka accepts the brokers' default replication only together with an (empty) replica assignment.
+                {} if replicas is None else None,
+                {**topic.created_with(), **config},
+            )
 
         await self._create([new(topic) for topic in topics if topic.wraps is None])
         for topic in topics:
@@ -173,14 +176,3 @@ class TopicAdmin:
     def _check(self, code: int, message: str | None, topic: str) -> None:
         if code:
             raise translate(kafka.for_code(code)(message or topic), where=Where(self._where.brokers, topics=(topic,)))
-
-
-def _new(topic: ServiceTopic, *, partitions: int, replicas: int | None, config: Mapping[str, str]) -> Any:
-    return NewTopic(
-        topic.name,
-        partitions,
-        _BROKERS_DEFAULT if replicas is None else replicas,
-        # aiokafka accepts the brokers' default replication only together with an (empty) replica assignment.
-        {} if replicas is None else None,
-        {**topic.created_with(), **config},
-    )

@@ -11,12 +11,11 @@ from aiokafka import errors as kafka
 from pipeline_processing.errors import MessageRefused, MessageTooLarge, PipelineError, TopicMissing
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, kind_of, refusal, translate
-from pipeline_processing.messaging.kafka.lifecycle import cut_off, started, stopped
+from pipeline_processing.messaging.kafka.lifecycle import OPEN_SECONDS, cut_off, started, stopped
 from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
 from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.settings.settings import KafkaSettings
 
-_OPEN_SECONDS = 5.0
 _LOOK_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
 _MAX_REQUEST_SIZE = 16 * 1024 * 1024
@@ -145,7 +144,7 @@ class KafkaEvents:
     async def _send_by(self, producer: _Producer, messages: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception]]:
         topics = {message.topic for message in messages} - producer.topics
         if topics:
-            await partitions_of(producer.client.client, sorted(topics), where=self._where, seconds=_OPEN_SECONDS)
+            await partitions_of(producer.client.client, sorted(topics), where=self._where, seconds=OPEN_SECONDS)
             producer.topics |= topics
         answers = [await _enqueued(producer.client, message) for message in messages]
         results = await asyncio.gather(*answers, return_exceptions=True)
@@ -175,7 +174,7 @@ class KafkaEvents:
                 metadata_max_age_ms=MAX_AGE_MS,
                 request_timeout_ms=round(self._delivery_seconds * 1000),
             )
-            self._current = _Producer(await started(client, connection=self._connection, seconds=_OPEN_SECONDS))
+            self._current = _Producer(await started(client, connection=self._connection))
         finally:
             self._opening = None
 

@@ -10,11 +10,8 @@ from aiokafka.errors import for_code
 
 from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, answered
-from pipeline_processing.messaging.kafka.lifecycle import started, stopped
+from pipeline_processing.messaging.kafka.lifecycle import running
 from pipeline_processing.messaging.port import Member
-
-_OPEN_SECONDS = 5.0
-_CLOSE_SECONDS = 2.0
 
 
 def assignor_of(worker: str | None) -> type[RoundRobinPartitionAssignor]:
@@ -34,12 +31,9 @@ def assignor_of(worker: str | None) -> type[RoundRobinPartitionAssignor]:
 async def members_of(group: str, topic: str, *, connection: Connection, seconds: float) -> list[Member]:
     """Return the group's members that read the topic. Raises KafkaUnavailable, AccessDenied or SettingsError."""
     client = AIOKafkaAdminClient(**connection.options(), request_timeout_ms=round(seconds * 1000))
-    await started(client, connection=connection, seconds=_OPEN_SECONDS)
-    try:
+    async with running(client, connection=connection):
         where = Where(connection.where.brokers, group=group)
         return await answered(_members(client, group, topic), where=where, seconds=seconds)
-    finally:
-        await stopped(client, seconds=_CLOSE_SECONDS)
 
 
 async def _members(client: Any, group: str, topic: str) -> list[Member]:

@@ -7,7 +7,8 @@ aiokafka's private names. Tests check that no tasks remain, and pyproject.toml c
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -22,14 +23,16 @@ from pipeline_processing.messaging.kafka.errors import translate
 
 log = get_logger(__name__)
 
+OPEN_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 _TEAR_DOWN_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
 
 
-async def started(client: Any, *, connection: Connection, seconds: float) -> Any:
-    """Start a client; clean up if that fails. Raises KafkaUnavailable, AccessDenied or SettingsError."""
+async def started(client: Any, *, connection: Connection) -> Any:
+    """Start a client in time; clean up if that fails. Raises KafkaUnavailable, AccessDenied or SettingsError."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(OPEN_SECONDS):
             await client.start()
     except BaseException as error:
         await cut_off(client)
@@ -38,6 +41,16 @@ async def started(client: Any, *, connection: Connection, seconds: float) -> Any
         reason = await connection.refusal() if isinstance(error, KafkaConnectionError) else None
         raise translate(reason or error, where=connection.where) from error
     return client
+
+
+@asynccontextmanager
+async def running(client: Any, *, connection: Connection) -> AsyncIterator[Any]:
+    """Start a client for the block, and stop it afterwards. Raises what `started` raises."""
+    await started(client, connection=connection)
+    try:
+        yield client
+    finally:
+        await stopped(client, seconds=_CLOSE_SECONDS)
 
 
 async def stopped(client: Any, *, seconds: float) -> None:

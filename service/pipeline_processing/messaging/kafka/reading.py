@@ -42,7 +42,7 @@ class Silence:
     Detects that the brokers no longer answer a consumer.
 
     In an outage, aiokafka retries in the background forever and returns no records, just as when there are none. But
-    when there are none, brokers answer an empty fetch twice a second.
+    when there are none, brokers answer an empty fetch every second or sooner.
     """
 
     def __init__(self, consumer: Any, *, where: Where, topics: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.errors import Where, translated
 from pipeline_processing.messaging.kafka.group import assignor_of
 from pipeline_processing.messaging.kafka.incarnation import Incarnation
-from pipeline_processing.messaging.kafka.lifecycle import cut_off, started, stopped
+from pipeline_processing.messaging.kafka.lifecycle import OPEN_SECONDS, cut_off, started, stopped
 from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, look_up
 from pipeline_processing.messaging.kafka.reading import Silence, positions_of, record_of
 from pipeline_processing.messaging.kafka.unreadable import OneByOne
@@ -23,7 +23,6 @@ from pipeline_processing.settings.settings import KafkaSettings
 
 log = get_logger(__name__)
 
-_OPEN_SECONDS = 5.0
 _COMMIT_SECONDS = 5.0
 _LAG_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
@@ -32,6 +31,8 @@ _MAX_RECORDS = 500
 _FETCH_BYTES = 4 * 1024 * 1024
 _PARTITION_FETCH_BYTES = 256 * 1024
 """aiokafka buffers this much of each partition, or a whole batch if that is larger."""
+_FETCH_WAIT_MS = 1000
+"""How long a broker holds back the answer to a fetch while there are no records. It answers the first one at once."""
 
 # The assignment has ended: the partitions' new owner gets the same records again.
 _ASSIGNMENT_LOST = (
@@ -101,7 +102,11 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if self._polling is None:
             # In a task that is never cancelled. aiokafka counts pending calls to detect a stalled consumer, and never
             # uncounts a cancelled one: the member would keep its partitions without reading them.
-            self._polling = asyncio.create_task(self._one_by_one() if self._one_by_one else self._fetch(consumer))
+            self._polling = asyncio.create_task(
+                self._one_by_one()
+                if self._one_by_one
+                else consumer.getmany(timeout_ms=round(self._poll_seconds * 1000))
+            )
         # A time limit here, because getmany waits for a rebalance to end, however long that takes.
         done, _ = await asyncio.wait({self._polling}, timeout=2 * self._poll_seconds)
         if done:
@@ -183,6 +188,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             max_poll_records=_MAX_RECORDS,
             fetch_max_bytes=_FETCH_BYTES,
             max_partition_fetch_bytes=_PARTITION_FETCH_BYTES,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
             metadata_max_age_ms=MAX_AGE_MS,
             session_timeout_ms=round(self._session_seconds * 1000),
             # A heartbeat's answer tells the member that the group rebalances; the others wait until then.
@@ -193,7 +199,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             request_timeout_ms=round((self._rebalance_seconds + 10) * 1000),
         )
         # Without a topic, as start() would otherwise wait for an assignment, and so for all other members.
-        await started(consumer, connection=self._connection, seconds=_OPEN_SECONDS)
+        await started(consumer, connection=self._connection)
         try:
             await self._check_topic(consumer)
         except BaseException:
@@ -209,7 +215,7 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     async def _check_topic(self, consumer: Any) -> None:
         """Check that the topic exists, and whether it is still the same. Raises TopicMissing."""
-        found = await look_up(consumer._client, [self._topic], where=self._where, seconds=_OPEN_SECONDS)
+        found = await look_up(consumer._client, [self._topic], where=self._where, seconds=OPEN_SECONDS)
         if found.missing:
             self._incarnation.gone()
             raise TopicMissing(found.missing)
@@ -229,9 +235,6 @@ class KafkaRequests(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 topic=self._topic,
                 partitions=sorted(at.partition for at in begun),
             )
-
-    async def _fetch(self, consumer: Any) -> Any:
-        return await consumer.getmany(timeout_ms=round(self._poll_seconds * 1000))
 
     async def _close(self, consumer: Any, *, seconds: float) -> None:
         polling, self._polling = self._polling, None

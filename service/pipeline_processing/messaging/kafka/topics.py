@@ -14,15 +14,13 @@ from pipeline_processing.messaging.kafka.connection import Connection
 from pipeline_processing.messaging.kafka.creation import ensure_topics
 from pipeline_processing.messaging.kafka.errors import Where, answered, translated
 from pipeline_processing.messaging.kafka.group import members_of
-from pipeline_processing.messaging.kafka.lifecycle import started, stopped
+from pipeline_processing.messaging.kafka.lifecycle import running
 from pipeline_processing.messaging.kafka.metadata import MAX_AGE_MS, partitions_of
 from pipeline_processing.messaging.kafka.reading import Silence, positions_of, record_of
 from pipeline_processing.messaging.port import Member, Offsets, Record
 from pipeline_processing.messaging.service_topics import ServiceTopic
 from pipeline_processing.settings.settings import KafkaSettings
 
-_OPEN_SECONDS = 5.0
-_CLOSE_SECONDS = 2.0
 _LOOK_SECONDS = 0.3
 _MAX_RECORDS = 500
 _FETCH_BYTES = 8 * 1024 * 1024
@@ -59,13 +57,11 @@ class KafkaTopics:
         await ensure_topics(self._settings, others=self._others)
 
     async def ends(self, topic: str) -> Offsets:
-        """See `Topics`."""
         async with self._consumer() as consumer:
             ends = await self._ends(consumer, await self._partitions(consumer, [topic]))
         return {at.partition: end for at, end in ends.items()}
 
     async def offsets_at(self, topic: str, moment: datetime) -> Offsets:
-        """See `Topics`."""
         # Timestamps are in milliseconds. Rounding `moment` down would include records before it.
         milliseconds = max(0, math.ceil(moment.timestamp() * 1000))
         async with self._consumer() as consumer:
@@ -76,7 +72,6 @@ class KafkaTopics:
         return {at.partition: ends[at] if found[at] is None else min(found[at].offset, ends[at]) for at in partitions}
 
     async def committed(self, topic: str) -> Offsets:
-        """See `Topics`."""
         async with self._consumer(group_id=self._group) as consumer:
             partitions = await self._partitions(consumer, [topic])
             offsets = await self._answer(asyncio.gather(*map(consumer.committed, partitions)))
@@ -86,7 +81,6 @@ class KafkaTopics:
         return {at.partition: offset if offset is not None and offset <= ends[at] else 0 for at, offset in committed}
 
     async def members(self, topic: str) -> list[Member]:
-        """See `Topics`."""
         return await members_of(self._group, topic, connection=self._connection, seconds=self._answer_seconds)
 
     async def read(
@@ -172,11 +166,8 @@ class KafkaTopics:
             fetch_max_bytes=_FETCH_BYTES,
             request_timeout_ms=round(self._answer_seconds * 1000),
         )
-        await started(consumer, connection=self._connection, seconds=_OPEN_SECONDS)
-        try:
+        async with running(consumer, connection=self._connection):
             yield consumer
-        finally:
-            await stopped(consumer, seconds=_CLOSE_SECONDS)
 
     async def _partitions(self, consumer: Any, topics: Sequence[str]) -> list[TopicPartition]:
         return await partitions_of(consumer._client, topics, where=self._where, seconds=self._answer_seconds)

@@ -21,9 +21,8 @@ from pipeline_processing.errors import QueryInvalid
 from pipeline_processing.http.options import UpstreamOptions, check_one
 from pipeline_processing.http.urls import UrlTemplate, encoded, with_query
 from pipeline_processing.kinds import column_of_kind
-from pipeline_processing.options.parts import Part
+from pipeline_processing.options.parts import Part, Path
 from pipeline_processing.options.templates import names_in, pieces_of
-from pipeline_processing.options.words import saying
 from pipeline_processing.plugins import Plugin
 from pipeline_processing.ports import BuildContext, Source
 from pipeline_processing.rows.columns import Columns, Kind
@@ -31,12 +30,6 @@ from pipeline_processing.rows.columns import Columns, Kind
 _MAX_RECORD_BYTES = 4 * 1024 * 1024
 """Parsing a record needs many times its size in memory, and blocks the event loop."""
 
-Path = Annotated[
-    str,
-    StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$"),
-    saying("must be a path of keys with dots between them, such as address.city"),
-]
-"""Keys of nested objects, separated by dots, e.g. `data.items`."""
 ParamName = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -111,10 +104,6 @@ class ColumnSchema(Part):
     required: bool = Field(False, description="Whether a record without it, or with null there, fails the run.")
 
 
-def _short_or_long(column: Any) -> str:
-    return "column" if isinstance(column, Mapping | ColumnSchema) else "kind"
-
-
 class HttpSourceConfig(UpstreamOptions):
     """An API that gives pages of JSON records."""
 
@@ -136,7 +125,10 @@ class HttpSourceConfig(UpstreamOptions):
     max_pages: int = Field(100_000, ge=1, description="More fail the run: an API may go on for ever.")
     columns: dict[
         Annotated[str, StringConstraints(min_length=1)],
-        Annotated[Annotated[Kind, Tag("kind")] | Annotated[ColumnSchema, Tag("column")], Discriminator(_short_or_long)],
+        Annotated[
+            Annotated[Kind, Tag("kind")] | Annotated[ColumnSchema, Tag("column")],
+            Discriminator(lambda column: "column" if isinstance(column, Mapping | ColumnSchema) else "kind"),
+        ],
     ] = Field(min_length=1, description="Columns: name → kind, or {kind, path, required}. All records are checked.")
 
     @field_validator("url")

@@ -76,7 +76,11 @@ class RecordReader:
                 try:
                     value = field.carry(value)
                 except (ValueError, RecursionError):
-                    raise _wrong(field, value, number) from None
+                    raise SourceDataInvalid(
+                        f"Record {number:,} has {_type_of(value)} for column {field.name!r}, but must have "
+                        f"{_EXPECTED[field.kind]}. Correct the column's kind in the job config, or have the API "
+                        "corrected."
+                    ) from None
             elif field.required:
                 raise SourceDataInvalid(
                     f"Record {number:,} has no value, or null, for column {field.name!r}, which is required. Have the "
@@ -98,13 +102,6 @@ def _found(record: Mapping[str, Any], field: _Field, number: int) -> Any:
             )
         value = value.get(key)
     return value
-
-
-def _wrong(field: _Field, value: Any, number: int) -> SourceDataInvalid:
-    return SourceDataInvalid(
-        f"Record {number:,} has {_type_of(value)} for column {field.name!r}, but must have {_EXPECTED[field.kind]}. "
-        "Correct the column's kind in the job config, or have the API corrected."
-    )
 
 
 def _type_of(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -40,8 +41,8 @@ class HttpSource:
     ) -> None:
         self._upstream = upstream
         self._clock = clock
-        self._batch_bytes = batch_bytes
-        self._max_record_bytes = max_record_bytes
+        self.batch_bytes = batch_bytes
+        self.max_record_bytes = max_record_bytes
 
     @asynccontextmanager
     async def snapshot(self, datasets: Mapping[str, HttpSourceConfig]) -> AsyncIterator["HttpSnapshot"]:
@@ -55,52 +56,29 @@ class HttpSource:
             upstreams = {
                 name: await stack.enter_async_context(self._upstream(config)) for name, config in datasets.items()
             }
-            yield HttpSnapshot(
-                datasets,
-                upstreams,
-                taken_at=taken_at,
-                batch_bytes=self._batch_bytes,
-                max_record_bytes=self._max_record_bytes,
-            )
+            yield HttpSnapshot(self, datasets, upstreams, taken_at)
 
 
+@dataclass(slots=True)
 class HttpSnapshot:
     """See `ports.Snapshot`."""
 
-    def __init__(
-        self,
-        datasets: Mapping[str, HttpSourceConfig],
-        upstreams: Mapping[str, Upstream],
-        *,
-        taken_at: datetime,
-        batch_bytes: int,
-        max_record_bytes: int,
-    ) -> None:
-        self.taken_at = taken_at
-        self._datasets = datasets
-        self._upstreams = upstreams
-        self._batch_bytes = batch_bytes
-        self._max_record_bytes = max_record_bytes
+    source: HttpSource
+    datasets: Mapping[str, HttpSourceConfig]
+    upstreams: Mapping[str, Upstream]
+    taken_at: datetime
 
     def columns(self, dataset: str, *, carry: str) -> Columns:
         """Return the columns of the job config."""
-        return self._datasets[dataset].columns_in(carry)
+        return self.datasets[dataset].columns_in(carry)
 
     @asynccontextmanager
     async def records(self, dataset: str, arguments: Mapping[str, Any], *, carry: str) -> AsyncIterator["HttpBatches"]:
         """The records of all pages; see `ports.Snapshot`."""
-        config = self._datasets[dataset]
+        config = self.datasets[dataset]
         with _errors_at(f"Dataset {dataset!r}"):
             paginator = Paginator(config, config.first_url(arguments))
-        batches = HttpBatches(
-            dataset,
-            config,
-            paginator,
-            upstream=self._upstreams[dataset],
-            carry=carry,
-            batch_bytes=self._batch_bytes,
-            max_record_bytes=self._max_record_bytes,
-        )
+        batches = HttpBatches(self.source, dataset, config, paginator, self.upstreams[dataset], carry=carry)
         try:
             yield batches
         finally:
@@ -112,22 +90,20 @@ class HttpBatches(ReadAhead):
 
     def __init__(
         self,
+        source: HttpSource,
         dataset: str,
         config: HttpSourceConfig,
         paginator: Paginator,
-        *,
         upstream: Upstream,
+        *,
         carry: str,
-        batch_bytes: int,
-        max_record_bytes: int,
     ) -> None:
+        self._source = source
         self._dataset = dataset
         self._config = config
         self._paginator = paginator
         self._upstream = upstream
         self._reader = RecordReader(config.schema_columns, carry=carry)
-        self._batch_bytes = batch_bytes
-        self._max_record_bytes = max_record_bytes
         self._answering = AsyncExitStack()
         self._open: tuple[Answer, JsonPage] | None = None
         self._pages_read = 0
@@ -138,7 +114,7 @@ class HttpBatches(ReadAhead):
         while self._paginator.url is not None:
             with _errors_at(f"Dataset {self._dataset!r}, page {self._pages_read + 1:,}"):
                 answer, page = self._open or await self._begin(self._paginator.url)
-                records = await page.read(records=MAX_BATCH_ROWS, characters=self._batch_bytes)
+                records = await page.read(records=MAX_BATCH_ROWS, characters=self._source.batch_bytes)
                 if records:
                     first = self._records_read + 1
                     self._records_read += len(records)
@@ -157,7 +133,8 @@ class HttpBatches(ReadAhead):
     async def _begin(self, url: str) -> tuple[Answer, JsonPage]:
         answer = await self._answering.enter_async_context(self._upstream.get(url))
         beside = None if self._config.pages is None else self._config.pages.path
-        page = JsonPage(answer, records=_keys(self._config.records), beside=_keys(beside), limit=self._max_record_bytes)
+        limit = self._source.max_record_bytes
+        page = JsonPage(answer, records=_keys(self._config.records), beside=_keys(beside), limit=limit)
         self._open = answer, page
         return self._open
 

@@ -42,9 +42,10 @@ class PostgresAgencyIds:
                 statement = await connection.prepare(query)
             columns, parameters = statement.get_attributes(), statement.get_parameters()
             if parameters or [column.type.name in _TYPES[self._key] for column in columns] != [True]:
+                returned = ", ".join(f"{column.name} ({column.type.name})" for column in columns) or "nothing"
                 raise QueryInvalid(
                     f"The query of a schedule must return agency ids as its only column, of type {_NAMES[self._key]}, "
-                    f"and take no parameters. This one returns {_described(columns)}. Correct it in {_FILE}."
+                    f"and take no parameters. This one returns {returned}. Correct it in {_FILE}."
                 )
             values = [record[0] for record in await statement.fetch()]
         return list(dict.fromkeys(map(self._agency, values)))
@@ -58,7 +59,3 @@ class PostgresAgencyIds:
                 f"The query of a schedule must return agency ids, which are {which}, and returned "
                 f"{'null' if value is None else value}. Correct it in {_FILE}."
             ) from None
-
-
-def _described(columns: Sequence[Any]) -> str:
-    return ", ".join(f"{column.name} ({column.type.name})" for column in columns) or "nothing"

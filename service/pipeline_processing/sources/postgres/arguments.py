@@ -11,7 +11,9 @@ from pipeline_processing.rows.values import boolean_literal
 
 _INTEGERS = ("int2", "int4", "int8", "oid")
 _NUMBERS = (*_INTEGERS, "numeric", "float4", "float8")
-_TIMES = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "bool")
+_NO_KEYS = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "bool")
+_OTHER_KEYS = {AgencyKey.INTEGER: ("uuid",), AgencyKey.UUID: _NUMBERS, AgencyKey.TEXT: ()}
+"""Types that hold no key of a kind. A text may hold digits or a UUID."""
 _TEXTS = ("text", "varchar", "bpchar", "name", "unknown")
 
 
@@ -36,8 +38,7 @@ def misfit(names: Sequence[str], parameters: Sequence[asyncpg.Type], key: Agency
     A parameter has the type of the column with which the query compares it.
     """
     for number, (name, parameter) in enumerate(zip(names, parameters, strict=False), start=1):
-        others = {AgencyKey.INTEGER: ("uuid", *_TIMES), AgencyKey.UUID: (*_NUMBERS, *_TIMES), AgencyKey.TEXT: _TIMES}
-        if name == "agency_id" and parameter.name in others[key]:
+        if name == "agency_id" and parameter.name in (*_NO_KEYS, *_OTHER_KEYS[key]):
             return number, parameter.name
     return None
 

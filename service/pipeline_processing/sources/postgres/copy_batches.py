@@ -197,7 +197,7 @@ class CopyTap(Tap):
         self._changed = asyncio.Event()
         """Set when a batch is ready, and at the end."""
         transport.set_protocol(self)
-        copy = connection.copy_from_query(f"\n{query}\n", output=_nothing, format="binary")
+        copy = connection.copy_from_query(f"\n{query}\n", output=ignored, format="binary")
         self._task: asyncio.Task[str] = asyncio.ensure_future(copy)
         self._task.add_done_callback(lambda _: self._changed.set())
 
@@ -285,7 +285,6 @@ class CopyTap(Tap):
     # -- from the network ------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
         self._received_at = asyncio.get_running_loop().time()
         self._usage.bytes_read += len(data)
         self._decode(data)
@@ -336,5 +335,5 @@ class CopyTap(Tap):
             self._transport.set_protocol(self._receiver)
 
 
-async def _nothing(data: bytes) -> None:
+async def ignored(data: bytes) -> None:
     """Take what COPY sends apart from rows."""

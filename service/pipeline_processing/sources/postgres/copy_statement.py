@@ -15,6 +15,7 @@ import asyncpg
 
 from pipeline_processing.postgres.errors import Fault, cause_of, fault_of
 from pipeline_processing.postgres.query_text import placeholders_in, without_semicolon
+from pipeline_processing.sources.postgres.copy_batches import ignored
 from pipeline_processing.sources.postgres.shape import Shape, cannot_plan
 from pipeline_processing.sources.postgres.types import carried_as
 
@@ -117,7 +118,7 @@ async def copy_statement(
         # query. The text is the user's query.
         await connection.copy_from_query(
             f"SELECT * FROM (\n{placed}\n) AS q LIMIT 0",  # noqa: S608 see above
-            output=_ignored,
+            output=ignored,
             format="binary",
         )
     except asyncpg.PostgresError as error:
@@ -164,7 +165,3 @@ async def _confirm_places(
 
 def _cast(value: str, type_name: str) -> str:
     return f"CAST({value} AS {type_name})"
-
-
-async def _ignored(data: bytes) -> None:
-    """Take what COPY sends before the first row."""

@@ -123,7 +123,6 @@ class Meter(Tap):
     # -- from the network ------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
         self.received += len(data)
         if self._metering:
             self._bytes += len(data)

@@ -172,13 +172,10 @@ async def _described(
     statement = await connection.prepare(f"SELECT row_to_json(r)::text FROM (SELECT q.* FROM {joined} ON false) AS r")  # noqa: S608
     parameters = statement.get_parameters()
     nulls = [None] * len(parameters)
-    names: Sequence[str] = json.loads(await statement.fetchval(*nulls), object_pairs_hook=_keys)
+    row = await statement.fetchval(*nulls)
+    names: Sequence[str] = json.loads(row, object_pairs_hook=lambda items: [key for key, _ in items])
     aliases = [quoted(f"column {number}") for number in range(len(names))]
     typeofs = ", ".join(f"pg_typeof(q.{alias})::oid" for alias in aliases)
     oids = await connection.fetchrow(f"SELECT {typeofs} FROM {joined} ({', '.join(aliases)}) ON false", *nulls)  # noqa: S608
     types = await connection.fetch(_BASE_TYPES, list(oids))
     return tuple(parameters), tuple(names), tuple(Type(oid, name, "", schema) for oid, name, schema in types)
-
-
-def _keys(items: list[tuple[str, None]]) -> list[str]:
-    return [key for key, _ in items]

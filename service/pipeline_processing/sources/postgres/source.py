@@ -152,13 +152,8 @@ class PostgresSource:
                         name: await self._opened(name, config, session, standby=in_recovery == "true")
                         for name, config in datasets.items()
                     }
-                yield PostgresSnapshot(
-                    session,
-                    opened,
-                    taken_at=datetime.fromisoformat(taken_at),
-                    batch_bytes=self._batch_bytes,
-                    copy_reader=self._copy_reader,
-                )
+                at = datetime.fromisoformat(taken_at)
+                yield PostgresSnapshot(session, opened, at, self._batch_bytes, self._copy_reader)
                 succeeded = True
             finally:
                 clean = False
@@ -197,16 +192,16 @@ class PostgresSource:
         return _Dataset(config, shape, errors, statement, carry=session.carry)
 
 
+@dataclass(slots=True, eq=False)
 class _Session:
     """A connection with its meter and codecs, which are kept with it."""
 
-    def __init__(self, connection: asyncpg.Connection, meter: Meter, *, kept_until: float) -> None:
-        self.connection = connection
-        self.meter = meter
-        self.kept_until = kept_until
-        self.carry: str | None = None
-        """The form that the codecs give values."""
-        self._setters = _SETTERS
+    connection: asyncpg.Connection
+    meter: Meter
+    kept_until: float
+    carry: str | None = None
+    """The form that the codecs give values."""
+    _setters: str = _SETTERS
 
     def acquired(self, connection: asyncpg.Connection) -> Self:
         """Use the connection as the pool has handed it out again."""
@@ -245,27 +240,18 @@ class _Dataset:
     """The form in which the statement gives values."""
 
 
+@dataclass(slots=True)
 class PostgresSnapshot:
     """An open transaction (repeatable read, read-only), and the datasets to read in it."""
 
-    def __init__(
-        self,
-        session: _Session,
-        datasets: Mapping[str, "_Dataset"],
-        *,
-        taken_at: datetime,
-        batch_bytes: int,
-        copy_reader: CopyReader | None,
-    ) -> None:
-        self._session = session
-        self._copy_reader = copy_reader
-        self._datasets = datasets
-        self._batch_bytes = batch_bytes
-        self._has_savepoint = False
-        self.taken_at = taken_at
+    _session: _Session
+    _datasets: Mapping[str, _Dataset]
+    taken_at: datetime
+    _batch_bytes: int
+    _copy_reader: CopyReader | None
+    _has_savepoint: bool = False
 
     def columns(self, dataset: str, *, carry: str) -> Columns:
-        """See `ports.Snapshot`."""
         return self._datasets[dataset].shape.carried(carry)[0]
 
     def check_agency_key(self, dataset: str, key: AgencyKey) -> None:
@@ -290,7 +276,6 @@ class PostgresSnapshot:
     async def records(
         self, dataset: str, arguments: Mapping[str, Any], *, carry: str
     ) -> AsyncIterator[CopyBatches | CursorBatches]:
-        """See `ports.Snapshot`."""
         opened = self._datasets[dataset]
         # Not the current span, below which the requests to destinations would stand.
         span = child(

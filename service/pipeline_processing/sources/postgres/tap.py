@@ -24,20 +24,16 @@ class Tap(asyncio.Protocol):
         self._receiver.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """See asyncio.Protocol."""
         keep_open: bool | None = self._receiver.eof_received()
         return keep_open
 
     def connection_lost(self, error: Exception | None) -> None:
-        """See asyncio.Protocol."""
         self._receiver.connection_lost(error)
 
     def pause_writing(self) -> None:
-        """See asyncio.Protocol."""
         self._receiver.pause_writing()
 
     def resume_writing(self) -> None:
-        """See asyncio.Protocol."""
         self._receiver.resume_writing()
 
 
@@ -62,7 +58,6 @@ class Descriptions(Tap):
             transport.set_protocol(receiver)
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
         self._heard += data
         super().data_received(data)
 

@@ -10,11 +10,11 @@ import pytest
 from pipeline_processing.destinations import tables
 from pipeline_processing.destinations.tables.queries import (
     QUERIES,
-    agency_literal,
     column_list,
     statement,
     table_name,
 )
+from pipeline_processing.postgres.identifiers import literal
 
 FOLDER = Path(tables.__file__).parent
 
@@ -30,7 +30,7 @@ def test_names_are_placed_once() -> None:
     """What looks like a part or a parameter in a name stays the name's."""
     name = table_name("a {b} $1", ":run_id {agency}")
     sql, *arguments = statement(
-        "delete_agency", target=name, agency_column=column_list(["{target}"]), agency=agency_literal("7")
+        "delete_agency", target=name, agency_column=column_list(["{target}"]), agency=literal("7")
     )
     assert sql == """DELETE FROM "a {b} $1".":run_id {agency}" WHERE "{target}" = '7';"""
     assert arguments == []
