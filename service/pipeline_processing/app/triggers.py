@@ -85,7 +85,7 @@ async def triggers_process(
         triggers_id = identity_of(triggers)
         keeper = WindowKeeper(
             entries=EntryLog(topic=entries, reader=topics, events=events),
-            requester=RunRequester(events=events, topic=settings.kafka.requests_topic, tracer=tracer, clock=clock),
+            requester=RunRequester(topic=settings.kafka.requests_topic, tracer=tracer, clock=clock),
             letters=put_aside,
             kafka=needed.kafka,
             watermarks=Watermarks(
@@ -129,19 +129,19 @@ async def triggers_process(
             source=needed.agencies,
             kafka=needed.kafka,
         )
+        windows = FaustLog(
+            connection=Connection.of(settings.kafka),
+            app_id=app_id,
+            entries_topic=entries,
+            keeper=keeper,
+            topics=topics,
+            clock=clock,
+            health=health,
+            pulse=pulses["windows"],
+        )
         yield TriggersProcess(
-            writers=[*map(intake, triggers.topics), scheduler],
-            windows=FaustLog(
-                connection=Connection.of(settings.kafka),
-                app_id=app_id,
-                entries_topic=entries,
-                keeper=keeper,
-                topics=topics,
-                clock=clock,
-                health=health,
-                pulse=pulses["windows"],
-            ),
-            ticks=[keeper.close_due],
+            writers=[*(intake(topic).run for topic in triggers.topics), scheduler.run],
+            windows=partial(windows.run, ticks=[keeper.close_due]),
             topics=topics,
             paired=(entries, changelog),
             kafka=needed.kafka,

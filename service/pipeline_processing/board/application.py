@@ -1,6 +1,6 @@
 """The board as an ASGI application: pages, static files, login, API, live events and probes."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from pipeline_processing.board.security import COOKIE, SESSION_SECONDS, Guard, S
 from pipeline_processing.board.stream import EventStream
 from pipeline_processing.errors import KafkaUnavailable, PipelineError, RunUnknown
 from pipeline_processing.log import get_logger
+from pipeline_processing.telemetry.health import probe_answer
 from pipeline_processing.telemetry.masking import Mask
 
 log = get_logger(__name__)
@@ -181,12 +182,7 @@ def _login_html(*, failed: bool) -> str:
 
 def _probe(problems: Callable[[], list[str]], notes: Callable[[], list[str]], mask: Mask) -> Handler:
     async def answer(_: Request) -> Response:
-        found = problems()
-        body: Mapping[str, Any] = {
-            "status": "unavailable" if found else "ok",
-            **({"problems": [mask.text(each) for each in found]} if found else {}),
-            **({"notes": [mask.text(each) for each in noted]} if (noted := notes()) else {}),
-        }
-        return Response(orjson.dumps(body), status_code=503 if found else 200, media_type="application/json")
+        status, body = probe_answer(problems(), notes(), mask)
+        return Response(orjson.dumps(body), status_code=status, media_type="application/json")
 
     return answer

@@ -51,9 +51,12 @@ def wanted_agency(text: str) -> AgencyId:
     if _CANONICAL.fullmatch(text):
         return int(text)
     kind = _kind(None)
-    if kind is None and not _is_integer(text):
-        kind = AgencyKey.TEXT
-    key = _key_of(text, kind)
+    try:
+        key = _key_of(text, kind)
+    except typer.BadParameter:
+        if kind is not None:
+            raise
+        key = _key_of(text, AgencyKey.TEXT)
     if isinstance(key, int) and key not in _RANGE:
         raise typer.BadParameter(f"{key} is not in the range {_RANGE.start}<=x<={_RANGE.stop - 1}.")
     return key
@@ -75,22 +78,12 @@ def _kind(config: Path | None) -> AgencyKey | None:
 def _key_of(text: str, kind: AgencyKey | None) -> AgencyId:
     from pipeline_processing.agency_keys import AgencyKey
 
-    if kind is None or kind is AgencyKey.INTEGER:
-        if _is_integer(text):
-            return int(text)
-        remedy = ""
-        if kind is None:
-            remedy = " For keys that aren't integers, name the job config, in PIPELINE_JOB_CONFIG_FILE."
-        raise typer.BadParameter(f"{text!r} is not a valid integer.{remedy}", param_hint=_OPTION)
     try:
-        return kind.key_of(text)
+        return int(text) if kind is None or kind is AgencyKey.INTEGER else kind.key_of(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} must be {error}.", param_hint=_OPTION) from None
-
-
-def _is_integer(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+        fault = f"{text!r} must be {error}."
+    if kind is None or kind is AgencyKey.INTEGER:
+        fault = f"{text!r} is not a valid integer."
+    if kind is None:
+        fault += " For keys that aren't integers, name the job config, in PIPELINE_JOB_CONFIG_FILE."
+    raise typer.BadParameter(fault, param_hint=_OPTION)

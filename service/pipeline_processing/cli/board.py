@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING
 
 from pipeline_processing.cli.context import current_mask, current_settings, log_to_stderr
@@ -11,8 +10,8 @@ if TYPE_CHECKING:
     from pipeline_processing.cli.cutoff import Cutoff
     from pipeline_processing.settings.settings import Settings
 
-_STOP_SECONDS = 6.0
-"""Longest time to stop."""
+_STOP_SECONDS = 4.5
+"""Longest time to stop, before the time to close everything."""
 
 
 def board() -> None:
@@ -36,21 +35,11 @@ async def _served(settings: Settings, cutoff: Cutoff) -> None:
     import asyncio
 
     from pipeline_processing.app.board import board as opened
+    from pipeline_processing.cli.cutoff import stopped_by_signals
     from pipeline_processing.terminal.event_loop import collect_garbage_rarely
 
     stop = asyncio.Event()
-
-    def on_signal() -> None:
-        stop.set()
-        cutoff.within(_STOP_SECONDS)
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    try:
+    with stopped_by_signals([stop], cutoff, limits=[_STOP_SECONDS]):
         async with opened(settings, mask=current_mask()) as board:
             collect_garbage_rarely()
             await board.run(stop)
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

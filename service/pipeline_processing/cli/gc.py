@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,10 +49,10 @@ def gc(
     if output is Output.JSON:
         print_object(
             {
-                "removed": _amount_object(collected.removed),
+                "removed": asdict(collected.removed),
                 "in_use": collected.in_use,
                 "unknown": collected.unknown,
-                "elsewhere": {url: _amount_object(amount) for url, amount in sorted(collected.elsewhere.items())},
+                "elsewhere": {url: asdict(amount) for url, amount in sorted(collected.elsewhere.items())},
                 "dry_run": dry_run,
             }
         )
@@ -89,10 +90,6 @@ def _lines(collected: Collected, *, dry_run: bool) -> list[str]:
         f"{removed}  {_amount(collected.removed) or 'nothing'}",
         *(f"{'left':<{len(removed)}}  {each}" for each in left),
     ]
-
-
-def _amount_object(amount: Amount) -> dict[str, int]:
-    return {"uploads": amount.uploads, "failed_runs": amount.failed_runs}
 
 
 def _amount(amount: Amount) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -106,7 +106,7 @@ def history(
                 param_hint="'--run-id'",
             )
         full, names = run_async(_one_run(run_id, named=output is not Output.JSON))
-        _print_run(*full, names=names, output=output)
+        _print_run(full, names=names, output=output)
     elif watch:
         run_async(_watch(wanted, limit=limit, as_json=output is Output.JSON))
     else:
@@ -170,7 +170,13 @@ async def _watch(wanted: RunFilter, *, limit: int | None, as_json: bool) -> None
 
 
 _Names = dict["AgencyId", str]
-_Full = tuple["Run", "list[DatasetCounts]", "list[Attempt]", "Sequence[Delivery]"]
+
+
+class _Full(NamedTuple):
+    run: Run
+    datasets: list[DatasetCounts]
+    attempts: list[Attempt]
+    deliveries: Sequence[Delivery]
 
 
 async def _one_run(run_id: str, *, named: bool) -> tuple[_Full, _Names]:
@@ -188,41 +194,31 @@ async def _one_run(run_id: str, *, named: bool) -> tuple[_Full, _Names]:
 
 async def _in_full(runs: RunStore, run: Run) -> _Full:
     datasets, attempts = await runs.history.datasets(run.run_id), await runs.history.attempts(run.run_id)
-    return run, datasets, attempts, await runs.deliveries.of_run(run.run_id)
+    return _Full(run, datasets, attempts, await runs.deliveries.of_run(run.run_id))
 
 
-def _print_run(
-    run: Run,
-    datasets: list[DatasetCounts],
-    attempts: list[Attempt],
-    deliveries: Sequence[Delivery],
-    *,
-    names: _Names,
-    output: Output,
-) -> None:
+def _print_run(full: _Full, *, names: _Names, output: Output) -> None:
     if output is Output.JSON:
-        tables.print_object(_full_object(run, datasets, attempts, deliveries))
+        tables.print_object(_full_object(full))
         return
-    wide = output is Output.WIDE
-    typer.echo(render.run_details(run, agency=names.get(run.agency_id)))
-    if datasets:
-        typer.echo()
-        tables.print_table(render.DATASET_TABLE, datasets, wide=wide)
-    if attempts:
-        typer.echo()
-        tables.print_table(render.ATTEMPT_TABLE, attempts, wide=wide)
-    if deliveries:
-        typer.echo()
-        tables.print_table(render.DELIVERY_TABLE, deliveries, wide=wide)
+    typer.echo(render.run_details(full.run, agency=names.get(full.run.agency_id)))
+    lists: list[tuple[tables.Table[Any], Sequence[Any]]] = [
+        (render.DATASET_TABLE, full.datasets),
+        (render.ATTEMPT_TABLE, full.attempts),
+        (render.DELIVERY_TABLE, full.deliveries),
+    ]
+    for table, items in lists:
+        if items:
+            typer.echo()
+            tables.print_table(table, items, wide=output is Output.WIDE)
 
 
-def _full_object(
-    run: Run, datasets: list[DatasetCounts], attempts: list[Attempt], deliveries: Sequence[Delivery]
-) -> dict[str, Any]:
-    counts = [dataset.model_dump(mode="json") for dataset in datasets]
-    tries = [attempt.model_dump(mode="json", exclude={"run_id"}) for attempt in attempts]
-    webhooks = [delivery.model_dump(mode="json", exclude={"run_id"}) for delivery in deliveries]
-    return render.run_object(run) | {"datasets": counts, "attempts": tries, "webhooks": webhooks}
+def _full_object(full: _Full) -> dict[str, Any]:
+    return render.run_object(full.run) | {
+        "datasets": [dataset.model_dump(mode="json") for dataset in full.datasets],
+        "attempts": [attempt.model_dump(mode="json", exclude={"run_id"}) for attempt in full.attempts],
+        "webhooks": [delivery.model_dump(mode="json", exclude={"run_id"}) for delivery in full.deliveries],
+    }
 
 
 # -- old runs ------------------------------------------------------------------------------------
@@ -245,7 +241,7 @@ def export(
 
     async def print_all() -> None:
         async for full in _all_in_full(RunFilter(agency_id=agency_id, since=since, until=until)):
-            tables.print_object(_full_object(*full))
+            tables.print_object(_full_object(full))
 
     run_async(print_all())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,21 +35,17 @@ def moment(text: str) -> datetime:
     return _time(text, ahead=False)
 
 
-def requested(text: str) -> datetime | str:
+def requested(text: str, *, ahead: bool = False) -> datetime | str:
     """Parse a time of a request like `moment`. Leaves what isn't one to `requests_of`, which reports all faults."""
-    return _requested(text, ahead=False)
-
-
-def coming(text: str) -> datetime | str:
-    """Parse a time of a request that is to come: like `requested`, but `2h` is in two hours."""
-    return _requested(text, ahead=True)
-
-
-def _requested(text: str, *, ahead: bool) -> datetime | str:
     try:
         return _time(text, ahead=ahead)
     except typer.BadParameter:
         return text
+
+
+def coming(text: str) -> datetime | str:
+    """Parse a time of a request that is to come: like `requested`, but `2h` is in two hours."""
+    return requested(text, ahead=True)
 
 
 def _time(text: str, *, ahead: bool) -> datetime:
@@ -147,6 +144,14 @@ def pairs_of(pairs: Iterable[str], *, option: str) -> dict[str, str]:
             raise typer.BadParameter(f"{key!r} is given twice", param_hint=option)
         values[key] = value
     return values
+
+
+def content_of(file: Path | str, *, option: str) -> bytes:
+    """Read the file that an option names; `-` is stdin. Raises BadParameter."""
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{file} can't be read: {error.strerror}", param_hint=option) from None
 
 
 def new_run_id() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,7 +50,9 @@ def queue(
             {
                 "at": time_text(now),
                 "states": counts,
-                "agencies": [_agency_object(each) for each in agencies[:limit]],
+                "agencies": [
+                    asdict(each) | {"waiting_since": time_text(each.waiting_since)} for each in agencies[:limit]
+                ],
                 "waiting": [drawn.waiting_object(each, places=places) for each in waiting],
             }
         )
@@ -74,11 +77,3 @@ async def _read(
         now = await runs.queue.now()
         agencies = await reads.agencies(agency_id=agency_id)
         return now, agencies, await reads.waiting(limit=limit, agency_id=agency_id)
-
-
-def _agency_object(agency: AgencyQueue) -> dict[str, object]:
-    return {
-        "agency_id": agency.agency_id,
-        **{state: getattr(agency, state) for state in _STATES},
-        "waiting_since": time_text(agency.waiting_since),
-    }

@@ -120,7 +120,6 @@ async def _completed(
     metrics: Metrics,
 ) -> RunCompletion:
     from pipeline_processing.app import one_run as app
-    from pipeline_processing.cli.context import current_mask
     from pipeline_processing.runs.billing import Ledger
     from pipeline_processing.runs.completions import RunCompletion
     from pipeline_processing.runs.executor import Reporting

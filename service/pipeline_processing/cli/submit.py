@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -28,6 +27,7 @@ from pipeline_processing.cli.options import (
     check_job,
     check_size,
     coming,
+    content_of,
     new_run_id,
     pairs_of,
     requests_in,
@@ -134,7 +134,7 @@ def submit(
         if agency_ids or any(value is not None for value in fields.values()):
             raise typer.BadParameter("its lines hold whole requests: leave out the options", param_hint="--file")
         check_job(job)
-        requests = requests_in(_content(file), name="stdin" if str(file) == "-" else str(file))
+        requests = requests_in(content_of(file, option="--file"), name="stdin" if str(file) == "-" else str(file))
     else:
         _check_agencies(agency_ids, run_id)
         requests = requests_of(agency_ids, {"job": job, **fields})
@@ -164,13 +164,6 @@ def _check_agencies(agency_ids: Sequence[AgencyId], run_id: str | None) -> None:
     twice = [str(each) for each, times in Counter(agency_ids).items() if times > 1]
     if twice:
         raise typer.BadParameter(f"{', '.join(twice)} is given twice", param_hint="--agency-id")
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    except OSError as error:
-        raise typer.BadParameter(f"{file} can't be read: {error.strerror}", param_hint="--file") from None
 
 
 # -- sending and following -----------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ from pipeline_processing.cli.context import (
     print_errors,
     traced,
 )
-from pipeline_processing.cli.options import ConfigOption, OutputOption
+from pipeline_processing.cli.options import ConfigOption, OutputOption, content_of
 from pipeline_processing.terminal.tables import Output
 
 if TYPE_CHECKING:
@@ -166,10 +165,7 @@ def _first(group: BaseExceptionGroup[PipelineError]) -> PipelineError:
 
 def _content(event: str) -> str:
     try:
-        content = sys.stdin.buffer.read() if event == "-" else Path(event).read_bytes()
-        return content.decode()
-    except OSError as error:
-        raise typer.BadParameter(f"{event} can't be read: {error.strerror}", param_hint="--event") from None
+        return content_of(event, option="--event").decode()
     except UnicodeDecodeError:
         raise typer.BadParameter(f"{event} isn't UTF-8", param_hint="--event") from None
 

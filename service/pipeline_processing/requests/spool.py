@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from tempfile import SpooledTemporaryFile
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -31,9 +30,7 @@ class Spool(Generic[T]):
     def __enter__(self) -> "Spool[T]":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # closing flushes buffered data, which isn't needed any more
             self._file.close()
 

@@ -1,10 +1,11 @@
 """The state of this process, reported by `/livez` and `/readyz`."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
+from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.metrics import Reading
 
 SILENT_SECONDS = 90.0
@@ -48,6 +49,13 @@ class Pulse:
             return None
         silent = self._clock.monotonic() - beaten_at
         return f"{self.name} has been silent for {silent:.0f} s" if silent > SILENT_SECONDS else None
+
+
+def probe_answer(problems: Sequence[str], notes: Sequence[str], mask: Mask) -> tuple[int, dict[str, Any]]:
+    """Return status and body of a probe's answer."""
+    told = {"problems": problems, "notes": notes}
+    body = {name: [mask.text(text) for text in texts] for name, texts in told.items() if texts}
+    return 503 if problems else 200, {"status": "unavailable" if problems else "ok", **body}
 
 
 class Needed(Protocol):

@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache
-from types import TracebackType
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -49,9 +48,7 @@ class Metering:
     def __enter__(self) -> Metering:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Export the last values, for two seconds at most. Blocks: leave it after the event loop has ended."""
         if self._provider is None:
             return

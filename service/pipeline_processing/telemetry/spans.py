@@ -59,28 +59,11 @@ class RecordedSpan(Span):
         self.end_time: int | None = None
         self._on_end = on_end
 
-    def child(
-        self,
-        name: str,
-        *,
-        kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Attributes = None,
-        links: Sequence[Link] | None = None,
-        start_time: int | None = None,
-    ) -> "RecordedSpan":
-        """Start a span below this one."""
+    def child(self, name: str, **given: Any) -> "RecordedSpan":
+        """Start a span below this one. `given` are further arguments of its constructor."""
         parent = self.context
         context = SpanContext(parent.trace_id, random_id(64), _LOCAL, parent.trace_flags, parent.trace_state)
-        return RecordedSpan(
-            name,
-            context=context,
-            parent=parent,
-            on_end=self._on_end,
-            kind=kind,
-            attributes=attributes,
-            links=links,
-            start_time=start_time,
-        )
+        return RecordedSpan(name, context=context, parent=parent, on_end=self._on_end, **given)
 
     def get_span_context(self) -> SpanContext:
         return self.context

@@ -12,7 +12,6 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import trace
@@ -60,9 +59,7 @@ class Telemetry:
     def __enter__(self) -> Telemetry:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.shutdown()
 
     def shutdown(self) -> None:
@@ -156,7 +153,17 @@ def resource_from(environ: Mapping[str, str]) -> Resource:
     return resource.merge(Resource({SERVICE_NAME: name})) if name else resource
 
 
-class RecordingTracer(Tracer):
+class _ContextTracer(Tracer):
+    @contextmanager
+    def start_as_current_span(  # type: ignore[override]  # the API's own decorator is private
+        self, name: str, context: Context | None = None, *args: Any, **kwargs: Any
+    ) -> Iterator[Span]:
+        span = self.start_span(name, context, *args, **kwargs)
+        with current_span(span) if isinstance(span, RecordedSpan) else trace.use_span(span):
+            yield span
+
+
+class RecordingTracer(_ContextTracer):
     """
     Creates spans of `spans.py`, and gives those that have ended to the SDK's processors.
 
@@ -204,14 +211,6 @@ class RecordingTracer(Tracer):
         span.set_attributes(attributes or {})
         return span
 
-    @contextmanager
-    def start_as_current_span(  # type: ignore[override]  # the API's own decorator is private
-        self, name: str, context: Context | None = None, *args: Any, **kwargs: Any
-    ) -> Iterator[Span]:
-        span = self.start_span(name, context, *args, **kwargs)
-        with current_span(span) if isinstance(span, RecordedSpan) else trace.use_span(span):
-            yield span
-
     def _ended(self, span: RecordedSpan) -> None:
         for processor in self._processors:
             processor.on_end(cast("Any", span))
@@ -241,7 +240,7 @@ def parent_context(trace_id: str, span_id: str) -> Context:
     return trace.set_span_in_context(_StoredSpan(parent))
 
 
-class IdsOnlyTracer(Tracer):
+class IdsOnlyTracer(_ContextTracer):
     """
     Creates spans with valid ids only: for OTEL_SDK_DISABLED, where the SDK's spans have no ids, and where no spans are
     collected. `flags` are those of new traces.
@@ -261,10 +260,3 @@ class IdsOnlyTracer(Tracer):
                 trace_state=parent.trace_state,
             )
         )
-
-    @contextmanager
-    def start_as_current_span(  # type: ignore[override]  # the API's own decorator is private
-        self, name: str, context: Context | None = None, *_: Any, **__: Any
-    ) -> Iterator[Span]:
-        with trace.use_span(self.start_span(name, context)) as span:
-            yield span

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -31,7 +31,9 @@ _LINES_AROUND = 5
 """Lines of the screen that aren't runs: summary, note, titles, how many more, and the prompt."""
 
 
-class Shown(Protocol):
+class Shown:
+    """A display of runs. This one shows nothing."""
+
     def __call__(self, progress: RunProgress) -> None:
         """Show the progress of a run."""
 
@@ -49,7 +51,7 @@ class Shown(Protocol):
 def shown_progress() -> Iterator[Shown]:
     """Yield the display to call with the progress of one or more runs. A quiet command shows none."""
     if is_quiet():
-        yield _Nothing()
+        yield Shown()
         return
     if not sys.stderr.isatty():
         yield _Lines()
@@ -144,7 +146,7 @@ def _taken(runs: dict[str, Pace], progress: RunProgress) -> Pace:
     return run
 
 
-class _Table:
+class _Table(Shown):
     """A row for each run."""
 
     def __init__(self, console: Console) -> None:
@@ -198,21 +200,7 @@ _TABLE: Table[Pace] = {
 }
 
 
-class _Nothing:
-    def __call__(self, progress: RunProgress) -> None:
-        pass
-
-    def ended(self, run_id: str, said: str) -> None:
-        pass
-
-    def summary(self, said: str) -> None:
-        pass
-
-    def note(self, said: str) -> None:
-        pass
-
-
-class _Lines:
+class _Lines(Shown):
     """A plain line for each dataset, at most every two seconds, and the summary every ten."""
 
     def __init__(self) -> None:

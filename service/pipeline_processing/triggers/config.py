@@ -241,10 +241,6 @@ class Triggers(Part):
         """The topics to read, each once."""
         return tuple(dict.fromkeys(each.topic for each in self.events))
 
-    def named(self, name: str) -> Trigger | None:
-        """Return the trigger with that name."""
-        return next((each for each in self.triggers if each.name == name), None)
-
 
 def default_name(trigger: Trigger) -> str:
     """Return a name made of topic and types, or of the cron expression. May be too long, or another trigger's."""

@@ -5,8 +5,8 @@ Before it stops, it settles what it has read. Everything else is left to the oth
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from pipeline_processing.aio.asking import Server
 from pipeline_processing.aio.clock import Clock
@@ -16,7 +16,6 @@ from pipeline_processing.log import get_logger
 from pipeline_processing.messaging.port import Topics
 from pipeline_processing.telemetry.health import Health
 from pipeline_processing.telemetry.metrics import Reading
-from pipeline_processing.triggers.windowing import Tick
 
 log = get_logger(__name__)
 
@@ -45,18 +44,8 @@ class NeededByTriggers:
         return [(float(server.problem is None), (name,)) for name, server in (each | topics).items()]
 
 
-class WritesEntries(Protocol):
-    """Writes entries to the windows' log: the intake of a topic, or the schedules."""
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set."""
-
-
-class KeepsWindows(Protocol):
-    """Keeps this process's share of the windows."""
-
-    async def run(self, stop: asyncio.Event, *, ticks: Sequence[Tick]) -> None:
-        """Run until `stop` is set. Calls each of `ticks` about twice a second while this process holds a share."""
+Part = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+"""Runs until the event is set."""
 
 
 class TriggersProcess:
@@ -65,18 +54,19 @@ class TriggersProcess:
     def __init__(
         self,
         *,
-        writers: Sequence[WritesEntries],
-        windows: KeepsWindows,
-        ticks: Sequence[Tick],
+        writers: Sequence[Part],
+        windows: Part,
         topics: Topics,
         paired: tuple[str, str],
         kafka: Server,
         health: Health,
     ) -> None:
-        """`paired`: the topics of entries and of the windows' changelog."""
+        """
+        `writers` write to the windows' log: the intakes of topics, and the schedules. `windows` keeps this process's
+        share of the windows. `paired`: the topics of entries and of the windows' changelog.
+        """
         self._writers = writers
         self._windows = windows
-        self._ticks = ticks
         self._topics = topics
         self._paired = paired
         self._kafka = kafka
@@ -95,8 +85,8 @@ class TriggersProcess:
             return
         out = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            writing = [group.create_task(each.run(stop)) for each in self._writers]
-            group.create_task(self._windows.run(out, ticks=self._ticks))
+            writing = [group.create_task(each(stop)) for each in self._writers]
+            group.create_task(self._windows(out))
             await stop.wait()
             self._health.state = "stopping"
             log.info("stopping")

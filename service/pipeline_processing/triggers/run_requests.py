@@ -1,4 +1,4 @@
-"""Send the requests of closed windows, each in a span that links to the events behind it."""
+"""Make the requests of closed windows, each in a span that links to the events behind it."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from pipeline_processing.aio.clock import Clock
 from pipeline_processing.log import get_logger
-from pipeline_processing.messaging.port import Events, Outgoing
+from pipeline_processing.messaging.port import Outgoing
 from pipeline_processing.requests.job_messages import request_message
 from pipeline_processing.triggers.job_requests import links
 from pipeline_processing.triggers.windows import Ask
@@ -19,10 +19,9 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class RunRequester:
-    """Sends requests. Sending one again makes no second run, since its run id and content stay the same."""
+    """Makes requests. Sending one again makes no second run, since its run id and content stay the same."""
 
-    def __init__(self, *, events: Events, topic: str, tracer: Tracer, clock: Clock) -> None:
-        self._events = events
+    def __init__(self, *, topic: str, tracer: Tracer, clock: Clock) -> None:
         self._topic = topic
         self._tracer = tracer
         self._clock = clock
@@ -30,10 +29,6 @@ class RunRequester:
     def messages(self, asks: Sequence[Ask]) -> list[Outgoing]:
         """Return the messages of these requests."""
         return [self._message(ask) for ask in asks]
-
-    async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Return once the brokers have stored the messages. Raises the errors of `Events`."""
-        await self._events.send(messages)
 
     def _message(self, ask: Ask) -> Outgoing:
         request = ask.request

@@ -186,7 +186,7 @@ class WindowKeeper:
             await self._letters.put_aside(applied.unreadable, stop)
         if applied.asks:
             messages = self._requester.messages(applied.asks)
-            await self._ask(partial(self._requester.send, messages), stop)
+            await self._ask(partial(self._log.events.send, messages), stop)
         await self._store(applied.changed, table, stop)
         self._next.update((record.partition, record.offset + 1) for record in fresh)
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from pipeline_processing.log import get_logger
-from pipeline_processing.telemetry.health import Health
+from pipeline_processing.telemetry.health import Health, probe_answer
 from pipeline_processing.telemetry.masking import Mask
 from pipeline_processing.telemetry.metering import Exposition
 
@@ -51,13 +51,8 @@ def _answer(
     problems: Callable[[], list[str]], mask: Mask, *, notes: Callable[[], list[str]] = list
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(request: web.Request) -> web.Response:
-        found = problems()
-        body: dict[str, str | list[str]] = {"status": "unavailable" if found else "ok"}
-        if found:
-            body["problems"] = [mask.text(problem) for problem in found]
-        if noted := notes():
-            body["notes"] = [mask.text(note) for note in noted]
-        return web.json_response(body, status=503 if found else 200)
+        status, body = probe_answer(problems(), notes(), mask)
+        return web.json_response(body, status=status)
 
     return answer
 

@@ -109,7 +109,6 @@ def test_every_key_is_read(folder: Folder) -> None:
     assert nightly.schedule.agencies == (1, 2, 3)
     assert (nightly.name, often.name) == ("schedule-0-3-any-any-any", "schedule-any-5-any-any-any-any")
     assert triggers.topics == ("billing.events",)
-    assert triggers.named("billing") is event
     assert triggers.schedules == (nightly, often)
 
 

@@ -1,14 +1,12 @@
 """The parts of `triggers` start together, stop in order, and end the process if one fails."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
 from pipeline_processing.errors import AccessDenied, KafkaUnavailable, SettingsError
 from pipeline_processing.telemetry.health import Health
 from pipeline_processing.triggers.process import NeededByTriggers, TriggersProcess
-from pipeline_processing.triggers.windowing import Tick
 from tests.memory.broker import MemoryBroker
 from tests.unit.virtual_clock import VirtualClock, in_virtual_time
 
@@ -23,7 +21,7 @@ class Part:
         self.log = log
         self.fails = fails
 
-    async def run(self, stop: asyncio.Event, *, ticks: Sequence[Tick] = ()) -> None:
+    async def run(self, stop: asyncio.Event) -> None:
         self.log.append(f"{self.name} starts")
         if self.fails is not None:
             raise self.fails
@@ -42,9 +40,8 @@ class Parts:
         needed = NeededByTriggers([], clock=self.clock)
         self.health = Health(pulses=[], servers=needed)
         self.process = TriggersProcess(
-            writers=[Part("intake", self.log, fails=fails)],
-            windows=Part("windows", self.log),
-            ticks=[],
+            writers=[Part("intake", self.log, fails=fails).run],
+            windows=Part("windows", self.log).run,
             topics=self.broker,
             paired=(ENTRIES, CHANGELOG),
             kafka=needed.kafka,

@@ -72,7 +72,7 @@ class Triggered:
         """Another process."""
         return WindowKeeper(
             entries=EntryLog(topic=ENTRIES, reader=self.broker, events=self.broker),
-            requester=RunRequester(events=self.broker, topic=REQUESTS, tracer=self.tracer, clock=self.clock),
+            requester=RunRequester(topic=REQUESTS, tracer=self.tracer, clock=self.clock),
             letters=self.letters,
             kafka=self.needed.kafka,
             watermarks=Watermarks(lambda _: self.broker, entries=lambda: self.broker.ends(ENTRIES), clock=self.clock),
