@@ -19,7 +19,6 @@ from pipeline_processing.embedded.kafka import KafkaServer
 from pipeline_processing.embedded.servers import EmbeddedServers, embedded_servers
 from tests.pgbouncer import NewPool, PgBouncer
 from tests.properties import QUICK
-from tests.shared_kafka import shared_kafka
 
 _HERE = Path(__file__).parent
 
@@ -93,17 +92,9 @@ def servers(pytestconfig: pytest.Config) -> Iterator[EmbeddedServers]:
 
 
 @pytest.fixture(scope="session")
-def kafka(
-    servers: EmbeddedServers, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[KafkaServer]:
-    """
-    Their Kafka, started for the first test that uses it. From then on it is part of the servers' environment.
-
-    All processes of pytest-xdist share one, unless it is a container.
-    """
-    shared = hasattr(pytestconfig, "workerinput") and not in_containers(pytestconfig)
-    folder = tmp_path_factory.getbasetemp().parent
-    with shared_kafka(servers.kafka, folder) if shared else servers.kafka as running:
+def kafka(servers: EmbeddedServers) -> Iterator[KafkaServer]:
+    """Their Kafka, started for the first test that uses it. From then on it is part of the servers' environment."""
+    with servers.kafka as running:
         yield running
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -57,19 +57,6 @@ class Clients:
 async def clients(kafka: KafkaServer) -> AsyncIterator[Clients]:
     async with AsyncExitStack() as stack:
         yield Clients(kafka, stack)
-
-
-@pytest.fixture
-def own_kafka() -> Iterator[KafkaServer]:
-    """A broker that a test may stop."""
-    with KafkaServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def its_clients(own_kafka: KafkaServer) -> AsyncIterator[Clients]:
-    async with AsyncExitStack() as stack:
-        yield Clients(own_kafka, stack)
 
 
 async def read(consumer: AIOKafkaConsumer) -> list[bytes]:
@@ -136,30 +123,30 @@ async def test_a_topic_isn_t_created_by_asking_for_it(clients: Clients) -> None:
     assert "not-there" not in await admin.list_topics()
 
 
-async def test_an_interrupted_broker_keeps_its_data(own_kafka: KafkaServer, its_clients: Clients) -> None:
+async def test_an_interrupted_broker_keeps_its_data(kafka: KafkaServer, clients: Clients) -> None:
     """stop() and start() are an outage: topics, messages and offsets of groups are there again, where they were."""
-    topic = await its_clients.topic()
-    producer = await its_clients.producer(transactional_id=topic)
+    topic = await clients.topic()
+    producer = await clients.producer(transactional_id=topic)
     async with producer.transaction():
         for value in (b"one", b"two"):
             await producer.send(topic, value)
     options = {"group_id": topic, "isolation_level": "read_committed", "enable_auto_commit": False}
     # A session as short as a test may want it.
-    before = await its_clients.consumer(topic, **options, session_timeout_ms=500, heartbeat_interval_ms=100)
+    before = await clients.consumer(topic, **options, session_timeout_ms=500, heartbeat_interval_ms=100)
     await before.getone()
     await before.commit({TopicPartition(topic, 0): 1})
     await before.stop()
-    servers = own_kafka.bootstrap_servers
+    servers = kafka.bootstrap_servers
 
-    own_kafka.stop()
+    kafka.stop()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((LOOPBACK, own_kafka.port), timeout=5)
-    own_kafka.start()
+        socket.create_connection((LOOPBACK, kafka.port), timeout=5)
+    kafka.start()
 
-    assert own_kafka.bootstrap_servers == servers
+    assert kafka.bootstrap_servers == servers
     async with producer.transaction():  # the same producer goes on
         await producer.send(topic, b"three")
-    after = await its_clients.consumer(topic, **options)
+    after = await clients.consumer(topic, **options)
     assert [(await after.getone()).value for _ in range(2)] == [b"two", b"three"]
 
 
