@@ -16,7 +16,7 @@ from unittest.mock import patch
 from pipeline_processing import history
 from pipeline_processing.history import postgres
 from pipeline_processing.postgres.client import DatabaseClient
-from pipeline_processing.postgres.queries import Query, parse_queries
+from pipeline_processing.postgres.queries import Query, load_queries, parse_queries
 from pipeline_processing.runs.store import RunStore
 
 (FOLDER,) = (each for each in (Path(__file__).parent / "previous").iterdir() if each.is_dir())
@@ -31,10 +31,13 @@ class PreviousQuery(Query):
         return super().__call__(**{name: values[name] for name in self.parameters})
 
 
-def previous_queries(_package: str, name: str) -> Mapping[str, Query]:
-    """Load a file's queries as of the previous version. Stands in for `load_queries`."""
+def previous_queries(package: str, name: str) -> Mapping[str, Query]:
+    """
+    Load a file's queries as of the previous version, and those that only today's adapters have. Stands in for
+    `load_queries`.
+    """
     queries = parse_queries((FOLDER / name).read_text(encoding="utf-8"))
-    return {
+    return dict(load_queries(package, name)) | {
         each: PreviousQuery(query.name, query.description, query.sql, query.parameters)
         for each, query in queries.items()
     }
