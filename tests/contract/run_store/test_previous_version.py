@@ -19,6 +19,7 @@ import pytest
 from pipeline_processing.aio.asking import Backoff, ask
 from pipeline_processing.aio.clock import SystemClock
 from pipeline_processing.errors import PipelineError, Superseded
+from pipeline_processing.history import postgres
 from pipeline_processing.history.postgres.migrate import MIGRATIONS, migrate
 from pipeline_processing.model import DatasetSchema, RunState
 from pipeline_processing.plan import UploadRef
@@ -324,7 +325,7 @@ async def test_every_query_of_the_previous_version_can_be_planned(shared_postgre
     """Those of the board and the dead letters, too."""
     async with shared_postgres.database.connection() as connection, connection.transaction():
         for file in FOLDER.iterdir():
-            for query in previous_queries("", file.name).values():
+            for query in previous_queries(postgres.__name__, file.name).values():
                 await connection.prepare(query.sql)
 
 
