@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
@@ -51,7 +52,7 @@ class Pool(Protocol):
         """Return how many connections are idle, and how many are in use. May be called in any thread."""
 
 
-class Instrument:
+class Instrument(ABC):
     """
     One metric. `attributes` are the names of its attributes, in the order in which values are given. It is created in
     the meter by `connect`.
@@ -65,9 +66,9 @@ class Instrument:
         self.attributes = attributes
         self.description = description
 
+    @abstractmethod
     def connect(self, meter: Meter) -> None:
         """Create it in a meter."""
-        raise NotImplementedError
 
     def _named(self, values: tuple[str | None, ...]) -> dict[str, str]:
         pairs = zip(self.attributes, values, strict=True)
