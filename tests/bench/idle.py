@@ -48,9 +48,9 @@ def _measure(bench: Bench, checkout: Checkout, messages: Messages, seconds: floa
     try:
         _wait_until_ready(port, serve, log)
         figures = {"ready_s": time.perf_counter() - started, "ready_cpu_s": cpu_of_threads(serve.pid)}
-        time.sleep(_SETTLED_SECONDS)
+        time.sleep(_SETTLED_SECONDS)  # being idle is what is measured
         cpu, began = cpu_of_threads(serve.pid), time.perf_counter()
-        time.sleep(seconds)
+        time.sleep(seconds)  # likewise
         used, passed = cpu_of_threads(serve.pid) - cpu, time.perf_counter() - began
         return {**figures, "idle_mib": resident_mib(serve.pid)[0], "idle_percent": 100 * used / passed}
     finally:
@@ -66,5 +66,5 @@ def _wait_until_ready(port: int, serve: subprocess.Popen[bytes], log: Path) -> N
                 answer.read()
             return
         except (URLError, OSError):  # not there yet, or 503
-            time.sleep(0.01)
+            time.sleep(0.01)  # poll, because `serve` doesn't notify us
     raise RuntimeError(f"`serve` isn't ready:\n{log.read_text()[-2000:]}")
